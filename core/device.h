@@ -1,0 +1,168 @@
+/*
+ * device.h - a device (vbd): one disk of one guest
+ *
+ *              dev_create
+ *                  |
+ *                  v        dev_connect                dev_pause
+ *               IDLE ------------------> CONNECTED <------------> PAUSED
+ *                ^  <------------------      |     dev_unpause      |
+ *                |     dev_disconnect        | ring impossible      |
+ *                |                           v                      |
+ *                +----------------------- BROKEN <------------------+
+ *                |  (dev_disconnect from any of them)
+ *           dev_destroy
+ *
+ * Each device has a strand of the control pool (dev_submit): whatever may block (opening the image,
+ * connecting, draining, closing) runs there, one after the other per device, so that a slow image
+ * delays its own guest only.  The functions marked [strand] run only there.
+ *
+ * References: the table holds one, a queued control job one, whoever called dev_get one.
+ * Locks: table (RANK_DEVTAB), device (RANK_DEVICE: state, settings, names; never on the data path).
+ */
+#ifndef RD_DEVICE_H
+#define RD_DEVICE_H
+
+#include "hyp.h"
+#include "pool.h"
+#include "ring.h"
+#include "settings.h"
+#include "stats.h"
+
+#include <ringdisk/driver.h>
+
+#include <stdbool.h>
+
+#define DEV_MAX_QUEUES 8u
+#define DEV_NAME_LEN   24 /* "32751/xvdzz" and the extended ones */
+
+enum dev_state { DEV_IDLE, DEV_CONNECTED, DEV_PAUSED, DEV_BROKEN };
+const char *dev_state_text(enum dev_state state);
+
+struct device;
+
+/* What the toolstack says of a disk.  Strings are copied by dev_create. */
+struct dev_spec {
+	uint32_t domid;
+	uint32_t vdev;       /* number as in the store: 51712 = xvda */
+	const char *kind;    /* backend directory: "qdisk", "vbd3" */
+	const char *params;  /* "raw:/path" */
+	bool writable;       /* mode is exactly "w" */
+	bool cdrom, removable;
+	struct settings settings;
+};
+
+/* Resources that all devices share; made by main, lives longer than any device. */
+struct dev_env {
+	struct hyp *hyp;
+	struct pool *workers;  /* I/O */
+	struct pool *control;  /* strands */
+	/* Something happened that others must tell the world: called from any thread, no lock held. */
+	void (*notify)(struct device *dev, int event, void *arg); /* DEV_EV_* */
+	void *notify_arg;
+	size_t guest_memory;   /* bytes of buffers per guest */
+	unsigned guest_grants; /* pages mapped per guest */
+};
+#define DEV_EV_BROKEN  1 /* the ring is impossible: stopped */
+#define DEV_EV_PARKED  2 /* requests wait for the operator (ENOSPC, flush failure) */
+#define DEV_EV_RESIZED 3 /* size changed: publish sectors, then state again */
+
+/* --- table ---------------------------------------------------------------------------------- */
+int devtab_init(const struct dev_env *env);
+void devtab_destroy(void); /* every device has been destroyed */
+/* A reference, or NULL. */
+struct device *dev_get(uint32_t domid, uint32_t vdev);
+/* A reference to the device named "5/xvda" or "5/51712", or NULL. */
+struct device *dev_get_by_name(const char *name);
+void dev_put(struct device *dev); /* accepts NULL */
+/* Call fn for each device, each with a reference held and no lock held. */
+void dev_for_each(void (*fn)(struct device *dev, void *arg), void *arg);
+
+/* "xvda" <-> 51712; hdX and sdX too.  -EINVAL. */
+int vdev_parse(const char *name, uint32_t *vdev);
+const char *vdev_text(uint32_t vdev, char *buf, size_t len);
+
+/* --- life ----------------------------------------------------------------------------------- */
+/* Adds it to the table; the caller gets a reference.  -EEXIST. */
+int dev_create(const struct dev_spec *spec, struct device **dev);
+/* [strand] Disconnects if need be, drops it from the table (and the table's reference). */
+void dev_destroy(struct device *dev);
+
+/* Queue fn(dev, arg) on the device's strand; a reference is held until it returned. */
+int dev_submit(struct device *dev, void (*fn)(struct device *dev, void *arg), void *arg);
+
+/* [strand] Open the image for a look: can it be opened, how large is it.  Takes no lock on it.  The
+ * reason of a failure goes to the log and to dev_error. */
+int dev_probe(struct device *dev);
+
+/* What the frontend asked for, bounded already. */
+struct dev_rings {
+	unsigned count;     /* 1..DEV_MAX_QUEUES */
+	unsigned order;     /* pages 1 << order each */
+	enum ring_abi abi;
+	bool persistent;    /* the frontend agrees */
+	struct {
+		uint32_t gref[1u << RING_MAX_ORDER];
+		uint32_t evtchn;
+	} ring[DEV_MAX_QUEUES];
+};
+
+/* What to publish at Connected. */
+struct dev_geometry {
+	uint64_t sectors;         /* of 512 bytes */
+	uint32_t sector_size, physical_sector_size;
+	uint32_t info;            /* VDISK_* bits */
+	bool flush, barrier, discard, discard_secure, persistent;
+	uint32_t discard_granularity, discard_alignment;
+};
+
+/* [strand] Open the image (for writing if the spec says so: this takes the lock), map the rings, bind
+ * the event channels, start the poller.  On failure nothing is left open; dev_error has the reason. */
+int dev_connect(struct device *dev, const struct dev_rings *rings, struct dev_geometry *geometry);
+
+/* [strand] Stop consuming, drain, stop the poller, unmap, close.  If a driver call does not return
+ * within the limit the guest's memory is revoked and the device gives up on the call: -ETIMEDOUT;
+ * what hangs is freed when it returns.  0 when there was nothing to do. */
+int dev_disconnect(struct device *dev);
+
+/* [strand] Stop consuming and wait until what is in flight is answered (parked requests are kept). */
+int dev_pause(struct device *dev);
+/* [strand] Go on, on another image if params is not NULL.  If that cannot be opened: -errno, still
+ * paused on the old one, dev_error has the reason. */
+int dev_unpause(struct device *dev, const char *params);
+
+/* [strand] Look at the image's size again: 1 changed (geometry->sectors is the new one), 0, -errno. */
+int dev_refresh(struct device *dev, struct dev_geometry *geometry);
+
+/* --- looking at it; any thread ----------------------------------------------------------------- */
+uint32_t dev_domid(const struct device *dev);
+uint32_t dev_vdev(const struct device *dev);
+const char *dev_name(const struct device *dev);  /* "5/xvda", constant */
+const char *dev_kind(const struct device *dev);  /* constant */
+enum dev_state dev_state(struct device *dev);
+/* The last error as a person should read it, "" if none; copied into buf. */
+const char *dev_error(struct device *dev, char *buf, size_t len);
+void dev_set_error(struct device *dev, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+struct stats *dev_stats(struct device *dev);
+
+struct dev_view {
+	uint32_t domid, vdev;
+	enum dev_state state;
+	bool writable, cdrom;
+	char params[1024];
+	char driver[32];
+	char error[512];
+	struct dev_geometry geometry; /* zero when not connected */
+	unsigned rings, ring_order;
+	enum ring_abi abi;
+	bool persistent;
+	unsigned inflight, parked;
+	uint64_t memory, grants;      /* bytes of buffers, pages mapped */
+	bool flush_failed;            /* promise 3: the latch is set */
+	struct settings settings;
+};
+void dev_look(struct device *dev, struct dev_view *view);
+/* `ringdisk set`: live keys act at once, others at the next connect.  -EINVAL with text in err. */
+int dev_set(struct device *dev, const char *key, const char *value, enum setting_origin origin,
+	    char *err, size_t errlen);
+
+#endif

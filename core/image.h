@@ -1,0 +1,52 @@
+/*
+ * image.h - an open image: driver, handle, capabilities
+ *
+ * The one caller of the driver vtable.  Here are the bounds checks, the turn of serial drivers, the
+ * emulation of what a driver lacks (write_zeroes by writing), and the check that a driver kept its
+ * contract: a positive or absurd result becomes -EIO and one line in the log.
+ *
+ * Threads: open, close on control threads, nothing else in flight at close; data calls on workers
+ * and control threads; map and unmap anywhere.  Errors are -errno.
+ */
+#ifndef RD_IMAGE_H
+#define RD_IMAGE_H
+
+#include "drivers.h"
+
+#include <stdbool.h>
+
+struct image;
+
+/*
+ * disk: the name in messages.  flags: RD_OPEN_*.  Options of params that are settings of ringdisk
+ * itself (settings.h) have been taken out by the caller; what is left goes to the driver, and one
+ * that the driver does not list is an error that names those it has.
+ * Logs the reason of a failure, and writes it to err (may be NULL) for xenstore and the admin socket.
+ */
+int img_open(const char *disk, const struct params *params, uint32_t flags, struct image **image,
+	     char *err, size_t errlen);
+/* Flushes nothing by itself.  Accepts NULL. */
+int img_close(struct image *image);
+
+const struct rd_info *img_info(const struct image *image);
+const struct rd_driver *img_driver(const struct image *image);
+bool img_writable(const struct image *image);
+
+int img_readv(struct image *image, const struct iovec *iov, int iovcnt, uint64_t offset);
+int img_writev(struct image *image, const struct iovec *iov, int iovcnt, uint64_t offset);
+int img_flush(struct image *image);
+int img_discard(struct image *image, uint64_t offset, uint64_t length);
+int img_write_zeroes(struct image *image, uint64_t offset, uint64_t length, uint32_t flags);
+
+/* As the driver's map: number of extents, or -EAGAIN (also when the driver has no map).  Extents are
+ * checked: lengths, and data extents have a file. */
+int img_map(struct image *image, uint64_t offset, uint64_t length, bool write,
+	    struct rd_extent *extents, int max_extents, uint64_t *token);
+void img_unmap(struct image *image, uint64_t token);
+
+/* Look again at the size: 1 changed, 0 not, -errno.  Afterwards img_info tells the new one.  Caller
+ * makes sure that no data call is in flight, or accepts either size for those. */
+int img_refresh(struct image *image);
+int img_resize(struct image *image, uint64_t size);
+
+#endif

@@ -1,0 +1,67 @@
+/*
+ * io.h - the files behind struct rd_host: the one way by which bytes reach an image
+ *
+ * Opening goes through one function (policy, locks, alignment), reading and writing through a few,
+ * so that a privileged opener can serve the first, and tests can log, fault and replay the others.
+ *
+ * struct rd_file: opened and closed on control threads; everything else from any thread.
+ *
+ * Locks against a second writer are OFD locks on the bytes that QEMU uses (100 + permission, 200 +
+ * permission; QEMU block/file-posix.c RAW_LOCK_*), so that neither side opens what the other writes.
+ */
+#ifndef RD_IO_H
+#define RD_IO_H
+
+#include <ringdisk/driver.h>
+
+#include <stdbool.h>
+
+/* disk: the name in messages ("5/xvda"), copied.  Logs the reason when it fails. */
+int io_open(const char *disk, const char *path, uint32_t flags, struct rd_file **file);
+/* Accepts NULL. */
+void io_close(struct rd_file *file);
+
+/* Blocking, the whole range or -errno.  Misaligned ranges of direct files go through an aligned
+ * bounce buffer, writes by read-modify-write under a lock of the file. */
+int io_readv(struct rd_file *file, const struct iovec *iov, int iovcnt, uint64_t offset);
+int io_writev(struct rd_file *file, const struct iovec *iov, int iovcnt, uint64_t offset);
+int io_flush(struct rd_file *file);
+int io_punch(struct rd_file *file, uint64_t offset, uint64_t length);
+int io_zero(struct rd_file *file, uint64_t offset, uint64_t length, uint32_t flags);
+int io_truncate(struct rd_file *file, uint64_t size);
+int io_info(struct rd_file *file, struct rd_info *info);
+const char *io_path(const struct rd_file *file);
+
+/*
+ * For pollers: the same, but -EAGAIN when it cannot be done at once here.  Uses RWF_NOWAIT where the
+ * file system has it for this kind of call (found out by trying, remembered per file); where it has
+ * not, a local file system may sleep for the device; a network one and direct files always answer
+ * -EAGAIN.  After -EAGAIN the whole range must be done again by the blocking call.
+ */
+int io_readv_inline(struct rd_file *file, const struct iovec *iov, int iovcnt, uint64_t offset);
+int io_writev_inline(struct rd_file *file, const struct iovec *iov, int iovcnt, uint64_t offset);
+
+/* True if I/O on the file must be aligned (opened with RD_OPEN_DIRECT), to *mem and *len bytes. */
+bool io_is_direct(const struct rd_file *file, uint32_t *mem, uint32_t *len);
+
+/*
+ * libaio, one context per disk, one thread at a time (its poller).  Only direct files, only aligned
+ * ranges.  Buffers and vectors stay valid until the completion.
+ */
+struct io_aio;
+int io_aio_create(unsigned depth, struct io_aio **aio); /* -errno: use threads */
+void io_aio_destroy(struct io_aio *aio);                /* nothing in flight; accepts NULL */
+int io_aio_fd(struct io_aio *aio);                      /* eventfd, readable when some completed */
+/* Queue one; -EAGAIN when depth are in flight already.  Nothing is submitted yet. */
+int io_aio_queue(struct io_aio *aio, struct rd_file *file, bool write, const struct iovec *iov,
+		 int iovcnt, uint64_t offset, uint64_t length, void *tag);
+/* Submit all that is queued in one call.  What the kernel refuses comes back through reap as -errno. */
+void io_aio_submit(struct io_aio *aio);
+/* Take up to max completions (never blocks); result 0 or -errno, short transfers already made an error. */
+struct io_aio_done {
+	void *tag;
+	int result;
+};
+unsigned io_aio_reap(struct io_aio *aio, struct io_aio_done *done, unsigned max);
+
+#endif
