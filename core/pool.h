@@ -20,14 +20,14 @@ struct pool;
 
 /* Embed it in whatever is to be done.  run() owns the job from the call on; it may free it. */
 struct pool_job {
-	struct list_node node;                /* pool lock while queued */
+	struct list_head node;                /* pool lock while queued */
 	void (*run)(struct pool_job *job);
 };
 
 /* Fields are the pool's own; all under the pool lock. */
 struct pool_client {
 	struct pool *pool;
-	struct list_node ready;   /* in pool's ring of clients that have something runnable */
+	struct list_head ready;   /* in pool's ring of clients that have something runnable */
 	struct list_head queue;   /* of pool_job.node */
 	unsigned limit, queued, running;
 	bool in_ready;
