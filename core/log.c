@@ -170,7 +170,8 @@ static void replace_controls(char *line)
 }
 
 /* "[thread] prefix: level: text"; what is empty is left out. Returns the length, at most size - 1. */
-static size_t format_line(char *line, size_t size, enum log_level level, const char *fmt, va_list ap)
+__attribute__((format(printf, 4, 0))) static size_t
+format_line(char *line, size_t size, enum log_level level, const char *fmt, va_list ap)
 {
 	size_t len = 0;
 	int n = snprintf(line, size, "%s%s%s%s%s%s", thread_name[0] ? "[" : "", thread_name,
