@@ -1,5 +1,5 @@
 #!/bin/bash
-# The source keeps to the levels of DESIGN.md.
+# The source keeps to the levels of HACKING.md.
 . "${srcdir:-.}/functions.sh"
 
 "$srcdir/check-levels" "$top_srcdir"
