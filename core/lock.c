@@ -17,7 +17,7 @@
 __attribute__((noreturn)) static void die(const char *what, const struct rd_lock *lock, int err)
 {
 	fprintf(stderr, "lock \"%s\": %s%s%s\n", lock->name, what, err ? ": " : "",
-	        err ? strerror(err) : "");
+		err ? strerror(err) : "");
 	abort();
 }
 
@@ -32,8 +32,9 @@ static void check_order(const struct rd_lock *lock)
 	for (int i = 0; i < n_held; i++) {
 		if (held[i]->rank < lock->rank)
 			continue;
-		fprintf(stderr, "lock order: \"%s\" (rank %d) is taken while \"%s\" (rank %d) is held\n",
-		        lock->name, (int)lock->rank, held[i]->name, (int)held[i]->rank);
+		fprintf(stderr,
+			"lock order: \"%s\" (rank %d) is taken while \"%s\" (rank %d) is held\n",
+			lock->name, (int)lock->rank, held[i]->name, (int)held[i]->rank);
 		abort();
 	}
 }
@@ -112,7 +113,7 @@ void lock_init(struct rd_lock *lock, enum lock_rank rank, const char *name)
 #ifdef RD_DEBUG
 	pthread_mutexattr_settype(&attr, PTHREAD_MUTEX_ERRORCHECK);
 #endif
-	*lock = (struct rd_lock){.rank = rank, .name = name};
+	*lock = (struct rd_lock){ .rank = rank, .name = name };
 	pthread_mutex_init(&lock->mutex, &attr);
 	pthread_mutexattr_destroy(&attr);
 }

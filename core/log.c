@@ -29,10 +29,10 @@ static const struct {
 	const char *name;
 	int priority;
 } levels[] = {
-	[LOG_LVL_ERR] = {"err", LOG_ERR},
-	[LOG_LVL_WARN] = {"warn", LOG_WARNING},
-	[LOG_LVL_INFO] = {"info", LOG_INFO},
-	[LOG_LVL_DEBUG] = {"debug", LOG_DEBUG},
+	[LOG_LVL_ERR] = { "err", LOG_ERR },
+	[LOG_LVL_WARN] = { "warn", LOG_WARNING },
+	[LOG_LVL_INFO] = { "info", LOG_INFO },
+	[LOG_LVL_DEBUG] = { "debug", LOG_DEBUG },
 };
 
 static const char *const subsystems[LOG_SUBSYS_COUNT] = {
@@ -175,10 +175,10 @@ format_line(char *line, size_t size, enum log_level level, const char *fmt, va_l
 {
 	size_t len = 0;
 	int n = snprintf(line, size, "%s%s%s%s%s%s", thread_name[0] ? "[" : "", thread_name,
-	                 thread_name[0] ? "] " : "", prefix, prefix[0] ? ": " : "",
-	                 level == LOG_LVL_ERR ? "error: "
-	                 : level == LOG_LVL_WARN ? "warning: "
-	                                         : "");
+			 thread_name[0] ? "] " : "", prefix, prefix[0] ? ": " : "",
+			 level == LOG_LVL_ERR    ? "error: "
+			 : level == LOG_LVL_WARN ? "warning: "
+						 : "");
 
 	if (n > 0)
 		len = MIN((size_t)n, size - 1);

@@ -44,7 +44,7 @@ enum log_sink { LOG_SINK_STDERR, LOG_SINK_SYSLOG, LOG_SINK_CALLBACK };
 
 /* Gets each finished line without its newline; called with the log's lock held: do not log in it. */
 typedef void log_callback(void *opaque, enum log_level level, enum log_subsys subsys,
-                          const char *line);
+			  const char *line);
 
 /* stderr; under the journal (JOURNAL_STREAM is ours) each line begins with its <priority>. */
 void log_to_stderr(void);
@@ -91,9 +91,9 @@ void log_line(enum log_subsys subsys, enum log_level level, const char *fmt, ...
 			log_line(subsys, level, __VA_ARGS__);                                      \
 	} while (0)
 
-#define log_err(subsys, ...) log_at(LOG_LVL_ERR, subsys, __VA_ARGS__)
-#define log_warn(subsys, ...) log_at(LOG_LVL_WARN, subsys, __VA_ARGS__)
-#define log_info(subsys, ...) log_at(LOG_LVL_INFO, subsys, __VA_ARGS__)
+#define log_err(subsys, ...)   log_at(LOG_LVL_ERR, subsys, __VA_ARGS__)
+#define log_warn(subsys, ...)  log_at(LOG_LVL_WARN, subsys, __VA_ARGS__)
+#define log_info(subsys, ...)  log_at(LOG_LVL_INFO, subsys, __VA_ARGS__)
 #define log_debug(subsys, ...) log_at(LOG_LVL_DEBUG, subsys, __VA_ARGS__)
 
 /*
@@ -111,7 +111,8 @@ struct log_limit {
 
 #define LOG_LIMIT_INIT(burst_, interval_ms_)                                                       \
 	{                                                                                          \
-		.burst = (burst_), .interval_ms = (interval_ms_), .lock = PTHREAD_MUTEX_INITIALIZER \
+		.burst = (burst_), .interval_ms = (interval_ms_),                                  \
+		.lock = PTHREAD_MUTEX_INITIALIZER                                                  \
 	}
 
 void log_limit_init(struct log_limit *limit, unsigned int burst, unsigned int interval_ms);
@@ -126,7 +127,7 @@ uint64_t log_limit_dropped(struct log_limit *limit);
 		if (log_enabled(subsys, level) && log_limit_pass(limit, &dropped_)) {              \
 			if (dropped_)                                                              \
 				log_line(subsys, level, "%llu messages dropped",                   \
-				         (unsigned long long)dropped_);                            \
+					 (unsigned long long)dropped_);                            \
 			log_line(subsys, level, __VA_ARGS__);                                      \
 		}                                                                                  \
 	} while (0)

@@ -30,7 +30,7 @@ static inline void cleanup_close_(int *fd)
 	errno = saved;
 }
 
-#define CLEANUP_FREE __attribute__((cleanup(cleanup_free_)))
+#define CLEANUP_FREE  __attribute__((cleanup(cleanup_free_)))
 #define CLEANUP_CLOSE __attribute__((cleanup(cleanup_close_)))
 
 /* The value of the variable, which is emptied: the caller owns what it held. */

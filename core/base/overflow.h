@@ -9,17 +9,20 @@
 #include <stddef.h>
 #include <stdint.h>
 
-__attribute__((warn_unused_result)) static inline bool add_u64(uint64_t a, uint64_t b, uint64_t *sum)
+__attribute__((warn_unused_result)) static inline bool add_u64(uint64_t a, uint64_t b,
+							       uint64_t *sum)
 {
 	return !__builtin_add_overflow(a, b, sum);
 }
 
-__attribute__((warn_unused_result)) static inline bool sub_u64(uint64_t a, uint64_t b, uint64_t *diff)
+__attribute__((warn_unused_result)) static inline bool sub_u64(uint64_t a, uint64_t b,
+							       uint64_t *diff)
 {
 	return !__builtin_sub_overflow(a, b, diff);
 }
 
-__attribute__((warn_unused_result)) static inline bool mul_u64(uint64_t a, uint64_t b, uint64_t *prod)
+__attribute__((warn_unused_result)) static inline bool mul_u64(uint64_t a, uint64_t b,
+							       uint64_t *prod)
 {
 	return !__builtin_mul_overflow(a, b, prod);
 }

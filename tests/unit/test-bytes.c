@@ -3,7 +3,7 @@
 
 #include "base/bytes.h"
 
-static const unsigned char bytes[9] = {0xff, 1, 2, 3, 4, 5, 6, 7, 8};
+static const unsigned char bytes[9] = { 0xff, 1, 2, 3, 4, 5, 6, 7, 8 };
 
 static void loads(void **state)
 {
@@ -18,7 +18,7 @@ static void loads(void **state)
 
 static void stores(void **state)
 {
-	unsigned char out[9] = {0xff};
+	unsigned char out[9] = { 0xff };
 
 	(void)state;
 	store_be64(out + 1, UINT64_C(0x0102030405060708));

@@ -43,7 +43,7 @@ static void walk_keeps_the_order(void **state)
 
 static void add_puts_first(void **state)
 {
-	struct item extra = {.value = 9};
+	struct item extra = { .value = 9 };
 
 	list_add(&extra.link, *state);
 	assert_int_equal(digits(*state), 190123);

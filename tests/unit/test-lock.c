@@ -113,7 +113,7 @@ static void wait_ends_at_its_deadline(void **state)
 /* 1 if @fn ends its process by abort(). */
 static int aborts(void (*fn)(void))
 {
-	struct rlimit no_core = {0, 0};
+	struct rlimit no_core = { 0, 0 };
 	int status;
 	pid_t pid = fork();
 

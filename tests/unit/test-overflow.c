@@ -63,10 +63,8 @@ static void overlap_is_of_bytes(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(add_at_the_edge),
-		cmocka_unit_test(sub_at_the_edge),
-		cmocka_unit_test(mul_at_the_edge),
-		cmocka_unit_test(range_inside_never_wraps),
+		cmocka_unit_test(add_at_the_edge),     cmocka_unit_test(sub_at_the_edge),
+		cmocka_unit_test(mul_at_the_edge),     cmocka_unit_test(range_inside_never_wraps),
 		cmocka_unit_test(overlap_is_of_bytes),
 	};
 
