@@ -58,6 +58,8 @@ int settings_key(const char *name, size_t len);
 const char *settings_name(enum setting_key key);
 const char *settings_help(enum setting_key key);
 bool settings_live(enum setting_key key); /* a change works without a reconnect */
+/* What a value may be, "a|b|c" or "MIN..MAX", into buf; returns buf. */
+const char *settings_domain(enum setting_key key, char *buf, size_t len);
 /* Set from text.  A key whose present origin is later than origin is left alone (0).  -ENOENT: no
  * such key; -EINVAL: bad value; err then says what would be right. */
 int settings_set(struct settings *settings, const char *key, const char *value,
