@@ -1,0 +1,652 @@
+/*
+ * The command line and the configuration file.
+ *
+ * One table has every option of the daemon; the command line (--WORD=VALUE) and the section [daemon] of
+ * the file (WORD = VALUE) are both read by it. The file is read first, so that the command line wins. The
+ * sections [defaults] and [disk "GLOB"] hold settings of disks (settings.c) and become rules.
+ *
+ * What can go wrong: anything that the operator writes. The whole file is read and every mistake in it is
+ * told with its line, then the daemon does not start. libinih parses the lines; it neither tells a handler
+ * where it is nor keeps a long section name, so the reader that feeds it notes both.
+ *
+ * The main thread only, before there are others.
+ */
+#include "config.h"
+
+#include "base/bytes.h"
+#include "base/cleanup.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <ini.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define DEFAULT_FILE    SYSCONFDIR "/ringdisk/ringdisk.conf"
+#define DEFAULT_CONTROL "/run/ringdisk/control.sock"
+#define MAX_WORKERS     1024u
+#define ERR_LEN         512
+
+/* --- the table of options --------------------------------------------------------------------- */
+
+/* Set from text; 0 or -EINVAL with what would be right in err. */
+typedef int apply_fn(struct config *config, const char *value, char *err, size_t errlen);
+
+struct option_def {
+	const char *name;
+	const char *arg; /* how --help shows the value; NULL: takes none */
+	apply_fn *apply;
+	bool in_file;     /* may stand in [daemon] */
+	char letter;      /* -h; 0: none */
+	const char *help; /* '\n' starts another line */
+};
+
+static int replace(char **where, const char *value)
+{
+	char *copy = strdup(value);
+
+	if (!copy)
+		return -ENOMEM;
+	free(*where);
+	*where = copy;
+	return 0;
+}
+
+static int bad(char *err, size_t errlen, const char *value, const char *right)
+{
+	snprintf(err, errlen, "'%.100s': should be %s", value, right);
+	return -EINVAL;
+}
+
+static int set_path(char **where, const char *value, char *err, size_t errlen)
+{
+	if (value[0] != '/')
+		return bad(err, errlen, value, "an absolute path");
+	return replace(where, value);
+}
+
+static int set_count(unsigned *where, const char *value, unsigned min, char *err, size_t errlen)
+{
+	char right[64];
+	char *end;
+	unsigned long n = strtoul(value, &end, 10);
+
+	snprintf(right, sizeof(right), "a number, %u to %u", min, MAX_WORKERS);
+	if (value[0] < '0' || value[0] > '9' || *end || n < min || n > MAX_WORKERS)
+		return bad(err, errlen, value, right);
+	*where = (unsigned)n;
+	return 0;
+}
+
+static int apply_hyp(struct config *config, const char *value, char *err, size_t errlen)
+{
+	if (strcmp(value, "auto") && strcmp(value, "xen") && strcmp(value, "loopback"))
+		return bad(err, errlen, value, "auto, xen or loopback");
+	return replace(&config->hyp, value);
+}
+
+static int apply_loopback_socket(struct config *config, const char *value, char *err, size_t errlen)
+{
+	return set_path(&config->loopback_socket, value, err, errlen);
+}
+
+static int apply_control_socket(struct config *config, const char *value, char *err, size_t errlen)
+{
+	return set_path(&config->control_socket, value, err, errlen);
+}
+
+static int apply_control_group(struct config *config, const char *value, char *err, size_t errlen)
+{
+	if (!value[0])
+		return bad(err, errlen, value, "the name of a group");
+	return replace(&config->control_group, value);
+}
+
+static int apply_driver_dir(struct config *config, const char *value, char *err, size_t errlen)
+{
+	(void)err;
+	(void)errlen;
+	return replace(&config->driver_dir, value);
+}
+
+static int apply_pid_file(struct config *config, const char *value, char *err, size_t errlen)
+{
+	return set_path(&config->pid_file, value, err, errlen);
+}
+
+static int apply_workers(struct config *config, const char *value, char *err, size_t errlen)
+{
+	return set_count(&config->workers, value, 0, err, errlen);
+}
+
+static int apply_max_workers(struct config *config, const char *value, char *err, size_t errlen)
+{
+	return set_count(&config->max_workers, value, 1, err, errlen);
+}
+
+static int apply_claim(struct config *config, const char *value, char *err, size_t errlen)
+{
+	static const char *const words[] = {
+		[CLAIM_AUTO] = "auto",
+		[CLAIM_ALL] = "all",
+		[CLAIM_OPAQUE] = "opaque",
+		[CLAIM_NEVER] = "never",
+	};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(words); i++) {
+		if (!strcmp(value, words[i])) {
+			config->claim = (enum claim_policy)i;
+			return 0;
+		}
+	}
+	return bad(err, errlen, value, "auto, all, opaque or never");
+}
+
+static void kinds_clear(struct config *config)
+{
+	for (unsigned i = 0; i < CONFIG_MAX_KINDS; i++) {
+		free(config->kinds[i]);
+		config->kinds[i] = NULL;
+	}
+}
+
+/* The name of a directory in the store, and not more than that. */
+static bool kind_ok(const char *kind)
+{
+	size_t len = strlen(kind);
+
+	return len && len <= 16 && strspn(kind, "abcdefghijklmnopqrstuvwxyz0123456789_-") == len;
+}
+
+static int apply_kinds(struct config *config, const char *value, char *err, size_t errlen)
+{
+	CLEANUP_FREE char *copy = strdup(value);
+	char *save = NULL;
+	unsigned n = 0;
+
+	if (!copy)
+		return -ENOMEM;
+	kinds_clear(config);
+	for (char *word = strtok_r(copy, ", ", &save); word; word = strtok_r(NULL, ", ", &save)) {
+		if (n == CONFIG_MAX_KINDS || !kind_ok(word))
+			return bad(err, errlen, value,
+				   "names of backend directories, as qdisk,vbd3");
+		config->kinds[n] = strdup(word);
+		if (!config->kinds[n++])
+			return -ENOMEM;
+	}
+	return n ? 0 : bad(err, errlen, value, "at least one backend directory, as qdisk,vbd3");
+}
+
+/* "LEVEL" or "SUBSYSTEM=LEVEL". */
+static int apply_one_level(const char *word)
+{
+	const char *equals = strchr(word, '=');
+	int level = log_level_by_name(equals ? equals + 1 : word);
+	char name[32];
+	int subsys;
+
+	if (level < 0)
+		return -EINVAL;
+	if (!equals) {
+		log_set_level_all((enum log_level)level);
+		return 0;
+	}
+	snprintf(name, sizeof(name), "%.*s", (int)(equals - word), word);
+	subsys = log_subsys_by_name(name);
+	if (subsys < 0)
+		return -EINVAL;
+	log_set_level((enum log_subsys)subsys, (enum log_level)level);
+	return 0;
+}
+
+static int apply_log_level(struct config *config, const char *value, char *err, size_t errlen)
+{
+	CLEANUP_FREE char *copy = strdup(value);
+	char *save = NULL;
+
+	(void)config;
+	if (!copy)
+		return -ENOMEM;
+	for (char *word = strtok_r(copy, ", ", &save); word; word = strtok_r(NULL, ", ", &save)) {
+		if (apply_one_level(word))
+			return bad(err, errlen, word,
+				   "a level (err, warn, info, debug), or SUBSYSTEM=LEVEL");
+	}
+	return 0;
+}
+
+static int apply_config(struct config *config, const char *value, char *err, size_t errlen)
+{
+	(void)err;
+	(void)errlen;
+	config->file_named = true;
+	return replace(&config->file, value);
+}
+
+static int apply_foreground(struct config *config, const char *value, char *err, size_t errlen)
+{
+	if (value && strcmp(value, "on") && strcmp(value, "off"))
+		return bad(err, errlen, value, "on or off");
+	config->foreground = !value || !strcmp(value, "on");
+	return 0;
+}
+
+static int apply_check(struct config *config, const char *value, char *err, size_t errlen)
+{
+	(void)value;
+	(void)err;
+	(void)errlen;
+	config->action = CONFIG_CHECK;
+	return 0;
+}
+
+static int apply_help(struct config *config, const char *value, char *err, size_t errlen)
+{
+	(void)value;
+	(void)err;
+	(void)errlen;
+	config->action = CONFIG_HELP;
+	return 0;
+}
+
+static int apply_version(struct config *config, const char *value, char *err, size_t errlen)
+{
+	(void)value;
+	(void)err;
+	(void)errlen;
+	config->action = CONFIG_VERSION;
+	return 0;
+}
+
+static const struct option_def options[] = {
+	{ .name = "hyp",
+	  .arg = "auto|xen|loopback",
+	  .apply = apply_hyp,
+	  .in_file = true,
+	  .help = "the hypervisor; auto is xen where Xen is running, else loopback" },
+	{ .name = "loopback-socket",
+	  .arg = "PATH",
+	  .apply = apply_loopback_socket,
+	  .in_file = true,
+	  .help = "where the loopback hypervisor listens" },
+	{ .name = "control-socket",
+	  .arg = "PATH",
+	  .apply = apply_control_socket,
+	  .in_file = true,
+	  .help = "the admin socket (" DEFAULT_CONTROL ")" },
+	{ .name = "control-group",
+	  .arg = "GROUP",
+	  .apply = apply_control_group,
+	  .in_file = true,
+	  .help = "the group that may use the admin socket" },
+	{ .name = "driver-dir",
+	  .arg = "DIR",
+	  .apply = apply_driver_dir,
+	  .in_file = true,
+	  .help = "where the drivers are (" PLUGINDIR ")" },
+	{ .name = "backend-kinds",
+	  .arg = "KIND,...",
+	  .apply = apply_kinds,
+	  .in_file = true,
+	  .help = "backend directories of the store to serve (qdisk,vbd3)" },
+	{ .name = "claim",
+	  .arg = "auto|all|opaque|never",
+	  .apply = apply_claim,
+	  .in_file = true,
+	  .help = "which disks in qdisk are ours: all, those whose target is no file that\n"
+		  "QEMU could open, none; auto: opaque where Xen's QEMU is installed" },
+	{ .name = "workers",
+	  .arg = "N",
+	  .apply = apply_workers,
+	  .in_file = true,
+	  .help = "threads for I/O that are always there (0: by the processors)" },
+	{ .name = "max-workers",
+	  .arg = "N",
+	  .apply = apply_max_workers,
+	  .in_file = true,
+	  .help = "how many there may be when all are stuck in calls (64)" },
+	{ .name = "log-level",
+	  .arg = "[SUBSYSTEM=]LEVEL,...",
+	  .apply = apply_log_level,
+	  .in_file = true,
+	  .help = "err, warn, info (the default) or debug" },
+	{ .name = "pid-file",
+	  .arg = "PATH",
+	  .apply = apply_pid_file,
+	  .in_file = true,
+	  .help = "write the process id there" },
+	{ .name = "foreground",
+	  .apply = apply_foreground,
+	  .in_file = true,
+	  .letter = 'f',
+	  .help = "stay in the foreground, log to stderr" },
+	{ .name = "config",
+	  .arg = "FILE",
+	  .apply = apply_config,
+	  .letter = 'c',
+	  .help = "the configuration file (" DEFAULT_FILE ")" },
+	{ .name = "check-config",
+	  .apply = apply_check,
+	  .help = "read it, say what is wrong, exit" },
+	{ .name = "help", .apply = apply_help, .letter = 'h', .help = "print this and exit" },
+	{ .name = "version",
+	  .apply = apply_version,
+	  .letter = 'V',
+	  .help = "print the version and exit" },
+};
+
+const char *config_option_name(unsigned i)
+{
+	return i < ARRAY_SIZE(options) ? options[i].name : NULL;
+}
+
+static const struct option_def *option_find(const char *name)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(options); i++) {
+		if (!strcmp(options[i].name, name))
+			return &options[i];
+	}
+	return NULL;
+}
+
+static void usage_line(FILE *to, const struct option_def *o)
+{
+	char left[64];
+	const char *help = o->help, *end;
+
+	snprintf(left, sizeof(left), "%c%c%s--%s%s%s", o->letter ? '-' : ' ',
+		 o->letter ? o->letter : ' ', o->letter ? ", " : "  ", o->name, o->arg ? "=" : "",
+		 o->arg ? o->arg : "");
+	fprintf(to, "  %-32s", left);
+	/* A long left side has its help below it. */
+	if (strlen(left) > 31)
+		fprintf(to, "\n%34s", "");
+	while ((end = strchr(help, '\n'))) {
+		fprintf(to, " %.*s\n%34s", (int)(end - help), help, "");
+		help = end + 1;
+	}
+	fprintf(to, " %s\n", help);
+}
+
+void config_usage(FILE *to)
+{
+	fputs("Usage: ringdiskd [OPTION]...\n"
+	      "Serve disk images to Xen guests over the blkif shared ring.\n"
+	      "\n",
+	      to);
+	for (unsigned i = 0; i < ARRAY_SIZE(options); i++)
+		usage_line(to, &options[i]);
+	fputs("\nEvery option with a value may also stand, without its dashes, in the section "
+	      "[daemon]\n"
+	      "of the configuration file. See ringdiskd(8) and ringdisk.conf(5).\n",
+	      to);
+}
+
+/* --- the file --------------------------------------------------------------------------------- */
+
+/* How far the reader is; the handler's user pointer. */
+struct reading {
+	struct config *config;
+	FILE *stream, *errors;
+	const char *name;
+	unsigned line;
+	int complaints;
+	char *section; /* "disk \"GLOB\"", whole; libinih would cut it */
+};
+
+static void complain(struct reading *r, unsigned line, const char *text)
+{
+	fprintf(r->errors, "%s:%u: %s\n", r->name, line, text);
+	r->complaints++;
+}
+
+/* Nothing but blanks, or a comment. */
+static bool rest_is_empty(const char *rest)
+{
+	rest += strspn(rest, " \t\r\n");
+	return !*rest || *rest == ';' || *rest == '#';
+}
+
+/* If the line opens a section: the text from its '[' to the first ']' that ends it. A glob may have
+ * brackets of its own. */
+static void note_section(struct reading *r, const char *line)
+{
+	const char *from = line + strspn(line, " \t");
+	const char *to = strchr(from, ']');
+
+	if (*from != '[')
+		return;
+	while (to && !rest_is_empty(to + 1))
+		to = strchr(to + 1, ']');
+	free(r->section);
+	r->section = to ? strndup(from + 1, (size_t)(to - from - 1)) : NULL;
+}
+
+/* fgets for libinih: counts lines, and replaces one that would not fit by an empty one. */
+static char *read_line(char *buf, int size, void *stream)
+{
+	struct reading *r = stream;
+	CLEANUP_FREE char *line = NULL;
+	size_t room = 0;
+	ssize_t len = getline(&line, &room, r->stream);
+
+	if (len < 0)
+		return NULL;
+	r->line++;
+	note_section(r, line);
+	if (len >= size || (size_t)len != strlen(line)) {
+		complain(r, r->line,
+			 len >= size ? "this line is too long" : "this line has a NUL byte");
+		snprintf(buf, (size_t)size, "\n");
+		return buf;
+	}
+	memcpy(buf, line, (size_t)len + 1);
+	return buf;
+}
+
+static void daemon_entry(struct reading *r, const char *name, const char *value)
+{
+	const struct option_def *o = option_find(name);
+	char err[ERR_LEN] = "out of memory", text[ERR_LEN + 64];
+
+	if (!o || !o->in_file) {
+		snprintf(text, sizeof(text), "there is no option '%.64s' for [daemon]", name);
+		complain(r, r->line, text);
+	} else if (o->apply(r->config, value, err, sizeof(err))) {
+		snprintf(text, sizeof(text), "%s: %s", name, err);
+		complain(r, r->line, text);
+	}
+}
+
+/* disk "GLOB": the glob, malloc'd; NULL if it is not that. */
+static char *disk_glob(const char *section)
+{
+	size_t len = strlen(section);
+	const char *from;
+
+	if (strncmp(section, "disk", 4))
+		return NULL;
+	from = section + 4 + strspn(section + 4, " \t");
+	if (from == section + 4 || *from != '"' || section + len - from < 3 ||
+	    section[len - 1] != '"')
+		return NULL;
+	return strndup(from + 1, (size_t)(section + len - from - 2));
+}
+
+static void setting_entry(struct reading *r, const char *glob, const char *name, const char *value)
+{
+	char err[ERR_LEN];
+
+	if (settings_rules_add(&r->config->rules, glob, name, value, err, sizeof(err)))
+		complain(r, r->line, err);
+}
+
+/* libinih's handler; it goes on whatever this says, so that all mistakes are told. */
+static int entry(void *user, const char *cut_section, const char *name, const char *value)
+{
+	struct reading *r = user;
+	const char *section = r->section ? r->section : "";
+	CLEANUP_FREE char *glob = disk_glob(section);
+
+	(void)cut_section;
+	if (!strcmp(section, "daemon"))
+		daemon_entry(r, name, value);
+	else if (!strcmp(section, "defaults"))
+		setting_entry(r, NULL, name, value);
+	else if (glob)
+		setting_entry(r, glob, name, value);
+	else
+		complain(r, r->line,
+			 "not in one of the sections [daemon], [defaults], [disk \"GLOB\"]");
+	return 1;
+}
+
+int config_read(struct config *config, FILE *stream, const char *name, FILE *errors)
+{
+	struct reading r = { .config = config, .stream = stream, .errors = errors, .name = name };
+	int line = ini_parse_stream(read_line, &r, entry, &r);
+
+	if (line > 0)
+		complain(&r, (unsigned)line, "not [SECTION] nor NAME = VALUE");
+	else if (line < 0)
+		complain(&r, r.line, "out of memory");
+	if (ferror(stream))
+		complain(&r, r.line, "cannot be read on");
+	free(r.section);
+	return r.complaints;
+}
+
+static int read_file(struct config *config, FILE *errors)
+{
+	FILE *stream = fopen(config->file, "re");
+	int complaints;
+
+	if (!stream) {
+		if (errno == ENOENT && !config->file_named)
+			return 0;
+		fprintf(errors, "ringdiskd: %s: %s\n", config->file, strerror(errno));
+		return -EINVAL;
+	}
+	complaints = config_read(config, stream, config->file, errors);
+	fclose(stream);
+	return complaints ? -EINVAL : 0;
+}
+
+/* --- the command line ------------------------------------------------------------------------- */
+
+/* getopt's table, from ours: val is the letter, or 256 and the place. */
+static void getopt_table(struct option *longs, char *letters)
+{
+	unsigned n = ARRAY_SIZE(options);
+
+	for (unsigned i = 0; i < n; i++) {
+		longs[i] = (struct option){
+			.name = options[i].name,
+			.has_arg = options[i].arg ? required_argument : no_argument,
+			.val = 256 + (int)i,
+		};
+		if (options[i].letter) {
+			*letters++ = options[i].letter;
+			if (options[i].arg)
+				*letters++ = ':';
+		}
+	}
+	longs[n] = (struct option){ 0 };
+	*letters = 0;
+}
+
+static const struct option_def *option_by_val(int val)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(options); i++) {
+		if (val == 256 + (int)i || (options[i].letter && val == options[i].letter))
+			return &options[i];
+	}
+	return NULL;
+}
+
+static int apply_argument(struct config *config, const struct option_def *o, FILE *errors)
+{
+	char err[ERR_LEN] = "out of memory";
+
+	if (!o->apply(config, o->arg ? optarg : NULL, err, sizeof(err)))
+		return 0;
+	fprintf(errors, "ringdiskd: --%s: %s\n", o->name, err);
+	return -EINVAL;
+}
+
+/* Go over the command line: all of it, or (first pass) only what is not allowed in the file. */
+static int read_arguments(struct config *config, int argc, char **argv, bool all, FILE *errors)
+{
+	struct option longs[ARRAY_SIZE(options) + 1];
+	char letters[2 * ARRAY_SIZE(options) + 1];
+	int val, err = 0;
+
+	getopt_table(longs, letters);
+	optind = 0; /* glibc: begin anew */
+	while ((val = getopt_long(argc, argv, letters, longs, NULL)) != -1) {
+		const struct option_def *o = option_by_val(val);
+
+		if (!o)
+			return -EINVAL; /* getopt has told */
+		if ((all || !o->in_file) && apply_argument(config, o, errors))
+			err = -EINVAL;
+	}
+	if (optind < argc) {
+		fprintf(errors, "ringdiskd: unexpected argument '%s'\n", argv[optind]);
+		return -EINVAL;
+	}
+	return err;
+}
+
+/* --- all of it -------------------------------------------------------------------------------- */
+
+int config_init(struct config *config)
+{
+	char err[ERR_LEN];
+
+	*config = (struct config){ .max_workers = 64, .claim = CLAIM_AUTO };
+	if (replace(&config->file, DEFAULT_FILE) || replace(&config->hyp, "auto") ||
+	    replace(&config->control_socket, DEFAULT_CONTROL) ||
+	    replace(&config->driver_dir, PLUGINDIR) ||
+	    apply_kinds(config, "qdisk,vbd3", err, sizeof(err)))
+		return -ENOMEM;
+	return 0;
+}
+
+int config_load(struct config *config, int argc, char **argv, FILE *errors)
+{
+	int err = config_init(config);
+
+	if (err) {
+		fputs("ringdiskd: out of memory\n", errors);
+		return err;
+	}
+	err = read_arguments(config, argc, argv, false, errors);
+	if (err || config->action == CONFIG_HELP || config->action == CONFIG_VERSION)
+		return err;
+	err = read_file(config, errors);
+	if (err)
+		return err;
+	err = read_arguments(config, argc, argv, true, errors);
+	if (!err && config->workers > config->max_workers) {
+		fprintf(errors, "ringdiskd: workers (%u) is more than max-workers (%u)\n",
+			config->workers, config->max_workers);
+		err = -EINVAL;
+	}
+	return err;
+}
+
+void config_free(struct config *config)
+{
+	free(config->file);
+	free(config->hyp);
+	free(config->loopback_socket);
+	free(config->control_socket);
+	free(config->control_group);
+	free(config->driver_dir);
+	free(config->pid_file);
+	kinds_clear(config);
+	settings_rules_free(config->rules);
+	*config = (struct config){ 0 };
+}

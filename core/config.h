@@ -1,0 +1,60 @@
+/*
+ * config.h - what the daemon was told: command line and configuration file
+ *
+ * The command line wins over [daemon] of the file; both know the same words, out of one table
+ * (config.c). Read once at start, by the main thread, before there are others; read-only afterwards.
+ */
+#ifndef RD_CONFIG_H
+#define RD_CONFIG_H
+
+#include "log.h"
+#include "settings.h"
+#include "xenbus.h"
+
+#include <stdbool.h>
+#include <stdio.h>
+
+#define CONFIG_MAX_KINDS 8
+
+enum config_action { CONFIG_RUN, CONFIG_HELP, CONFIG_VERSION, CONFIG_CHECK };
+
+struct config {
+	enum config_action action;
+	bool foreground;
+	bool file_named;      /* --config was given: the file must exist */
+	unsigned workers;     /* threads for I/O that are always there, 0: by the processors */
+	unsigned max_workers; /* and the bound when they are all stuck in calls */
+	enum claim_policy claim;
+	/* Strings and what they point to are ours until config_free(). */
+	char *file;
+	char *hyp;
+	char *loopback_socket; /* NULL: the default of hyp.h */
+	char *control_socket;
+	char *control_group; /* NULL: leave it */
+	char *driver_dir;
+	char *pid_file;                    /* NULL: none */
+	char *kinds[CONFIG_MAX_KINDS + 1]; /* ends with NULL */
+	struct settings_rules *rules;
+};
+
+/*
+ * Read the command line, and the configuration file that it names or the usual one, into *config, and
+ * set the log's levels. 0; -EINVAL when something is wrong: every complaint has gone to errors, those
+ * about the file as FILE:LINE: TEXT. config_free() is due in both cases.
+ */
+int config_load(struct config *config, int argc, char **argv, FILE *errors);
+void config_free(struct config *config);
+
+/* The text of --help. */
+void config_usage(FILE *to);
+
+/* For tests: the configuration file alone, from a stream; name is for the messages. Returns the number
+ * of complaints. config has been set up by config_init(). */
+int config_read(struct config *config, FILE *stream, const char *name, FILE *errors);
+/* Everything at its default. -ENOMEM. */
+int config_init(struct config *config);
+
+/* For tests: the i-th option's name as in --NAME and [daemon], NULL past the last one. */
+const char *config_option_name(unsigned i);
+
+#endif
