@@ -1,41 +1,216 @@
 /*
- * ringdiskd: reads the command line, starts the parts in order, waits for a signal, stops them in reverse.
+ * ringdiskd: reads what it was told, starts the parts (main-parts.c), waits for a signal, stops them.
+ *
+ * Going to the background comes before there are threads and before Xen's handles, which do not survive
+ * a fork. The parent waits until all parts run, so that its exit status tells whether they do.
+ *
+ * The first SIGTERM or SIGINT, or the verb `shutdown`, ends in order: every disk is drained and closed. A
+ * second signal ends at once, and so does an end that takes too long.
+ *
+ * Runs on the main thread only.
  */
-#include <getopt.h>
+#include "config.h"
+#include "log.h"
+#include "main-parts.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
 
-static void usage(FILE *to)
+#define EXIT_USAGE  2
+#define END_SECONDS 60u /* longer than every bounded wait on the way out together */
+
+struct daemon {
+	struct parts parts;
+	int ready_pipe; /* tell the parent; -1: none waits */
+};
+
+/* --- becoming a daemon ------------------------------------------------------------------------ */
+
+/* The parent: wait for the child's verdict. A child that dies without one has failed. */
+static int await_child(int fd)
 {
-	fputs("Usage: ringdiskd [OPTION]...\n"
-	      "Serve disk images to Xen guests over the blkif shared ring.\n"
-	      "\n"
-	      "  -h, --help     print this and exit\n"
-	      "  -V, --version  print the version and exit\n",
-	      to);
+	char status = EXIT_FAILURE;
+	ssize_t n;
+
+	do {
+		n = read(fd, &status, 1);
+	} while (n < 0 && errno == EINTR);
+	return n == 1 ? status : EXIT_FAILURE;
+}
+
+/* Returns in the child; -errno in the parent if there is none. stderr is kept until we are ready. */
+static int become_daemon(int *ready_pipe)
+{
+	int fds[2];
+	pid_t pid;
+
+	if (pipe2(fds, O_CLOEXEC))
+		return -errno;
+	fflush(NULL);
+	pid = fork();
+	if (pid < 0)
+		return -errno;
+	if (pid > 0) {
+		close(fds[1]);
+		_exit(await_child(fds[0]));
+	}
+	close(fds[0]);
+	setsid();
+	if (chdir("/"))
+		log_warn(LOG_MAIN, "/: %m");
+	*ready_pipe = fds[1];
+	return 0;
+}
+
+/* The last of stdin, stdout and stderr; from now on the log goes to syslog. */
+static void leave_terminal(void)
+{
+	int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	log_to_syslog("ringdiskd");
+	if (fd < 0)
+		return;
+	for (int i = STDIN_FILENO; i <= STDERR_FILENO; i++)
+		dup2(fd, i);
+	if (fd > STDERR_FILENO)
+		close(fd);
+}
+
+/* One datagram to the socket that the service manager named (sd_notify(3) says what it means). */
+static void tell_manager(const char *text)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	const char *path = getenv("NOTIFY_SOCKET");
+	size_t len = path ? strlen(path) : 0;
+	int fd;
+
+	if (!len || len >= sizeof(addr.sun_path) || (path[0] != '/' && path[0] != '@'))
+		return;
+	memcpy(addr.sun_path, path, len);
+	if (path[0] == '@')
+		addr.sun_path[0] = 0;
+	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return;
+	if (sendto(fd, text, strlen(text), MSG_NOSIGNAL, (struct sockaddr *)&addr,
+		   (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len)) < 0)
+		log_warn(LOG_MAIN, "NOTIFY_SOCKET %s: %m", path);
+	close(fd);
+}
+
+static void tell_ready(struct daemon *d)
+{
+	char ok = 0;
+
+	tell_manager("READY=1");
+	if (d->ready_pipe < 0)
+		return;
+	leave_terminal();
+	if (write(d->ready_pipe, &ok, 1) != 1)
+		log_warn(LOG_MAIN, "nobody waits for us to be ready");
+	close(d->ready_pipe);
+	d->ready_pipe = -1;
+}
+
+/* --- signals ---------------------------------------------------------------------------------- */
+
+static void end_signals(sigset_t *set)
+{
+	sigemptyset(set);
+	sigaddset(set, SIGTERM);
+	sigaddset(set, SIGINT);
+}
+
+/* Before the first thread: they all inherit this. */
+static void signals_init(void)
+{
+	sigset_t set;
+
+	signal(SIGPIPE, SIG_IGN);
+	end_signals(&set);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
+}
+
+/* The verb `shutdown`: for main it is the first signal, however often it is said. */
+static void request_end(void)
+{
+	static atomic_flag asked = ATOMIC_FLAG_INIT;
+
+	if (!atomic_flag_test_and_set(&asked))
+		kill(getpid(), SIGTERM);
+}
+
+static void await_end(void)
+{
+	sigset_t set;
+	int sig;
+
+	end_signals(&set);
+	while (sigwait(&set, &sig))
+		;
+	log_info(LOG_MAIN, "ending (%s)", strsignal(sig));
+	/* The next one finds the default action. */
+	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+	alarm(END_SECONDS);
+}
+
+/* --- the whole --------------------------------------------------------------------------------- */
+
+static int run(struct daemon *d)
+{
+	if (parts_start(&d->parts))
+		return EXIT_FAILURE;
+	tell_ready(d);
+	await_end();
+	tell_manager("STOPPING=1");
+	parts_stop(&d->parts);
+	return EXIT_SUCCESS;
+}
+
+static int serve(const struct config *config)
+{
+	struct daemon d = { .parts = { .config = config, .shutdown = request_end },
+			    .ready_pipe = -1 };
+
+	umask(027);
+	signals_init();
+	log_to_stderr();
+	if (!config->foreground) {
+		int err = become_daemon(&d.ready_pipe);
+
+		if (err) {
+			log_err(LOG_MAIN, "cannot go to the background: %s", strerror(-err));
+			return EXIT_FAILURE;
+		}
+	}
+	return run(&d);
 }
 
 int main(int argc, char **argv)
 {
-	static const struct option options[] = {
-		{ "help", no_argument, NULL, 'h' },
-		{ "version", no_argument, NULL, 'V' },
-		{ NULL, 0, NULL, 0 },
-	};
-	int c;
+	struct config config;
+	int status = EXIT_SUCCESS;
 
-	while ((c = getopt_long(argc, argv, "hV", options, NULL)) != -1) {
-		switch (c) {
-		case 'h':
-			usage(stdout);
-			return EXIT_SUCCESS;
-		case 'V':
-			puts("ringdiskd " PACKAGE_VERSION);
-			return EXIT_SUCCESS;
-		default:
-			return 2;
-		}
+	if (config_load(&config, argc, argv, stderr)) {
+		fputs("Try 'ringdiskd --help', or ringdiskd(8).\n", stderr);
+		status = EXIT_USAGE;
+	} else if (config.action == CONFIG_HELP) {
+		config_usage(stdout);
+	} else if (config.action == CONFIG_VERSION) {
+		puts("ringdiskd " PACKAGE_VERSION);
+	} else if (config.action == CONFIG_RUN) {
+		status = serve(&config);
 	}
-	usage(stderr);
-	return 2;
+	config_free(&config);
+	return status;
 }

@@ -1,0 +1,27 @@
+/*
+ * main-parts.h - the parts of the daemon, started in order and stopped in reverse
+ *
+ * The main thread only.
+ */
+#ifndef RD_MAIN_PARTS_H
+#define RD_MAIN_PARTS_H
+
+#include "config.h"
+
+struct hyp;
+struct pool;
+
+struct parts {
+	/* set by the caller, who keeps them */
+	const struct config *config;
+	void (*shutdown)(void); /* for the admin socket; any thread */
+	/* the parts' own */
+	struct hyp *hyp;
+	struct pool *workers, *control;
+};
+
+/* 0, or -errno: the reason has been logged and nothing is left running. */
+int parts_start(struct parts *parts);
+void parts_stop(struct parts *parts);
+
+#endif
