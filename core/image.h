@@ -39,7 +39,8 @@ int img_discard(struct image *image, uint64_t offset, uint64_t length);
 int img_write_zeroes(struct image *image, uint64_t offset, uint64_t length, uint32_t flags);
 
 /* As the driver's map: number of extents, or -EAGAIN (also when the driver has no map).  Extents are
- * checked: lengths, and data extents have a file. */
+ * checked: lengths, and data extents have a file.  For a read RD_EXTENT_VOID has become RD_EXTENT_ZERO;
+ * for a write there are only RD_EXTENT_DATA and RD_EXTENT_VOID (nothing to do: the data vanishes). */
 int img_map(struct image *image, uint64_t offset, uint64_t length, bool write,
 	    struct rd_extent *extents, int max_extents, uint64_t *token);
 void img_unmap(struct image *image, uint64_t token);

@@ -18,6 +18,9 @@
 
 /* disk: the name in messages ("5/xvda"), copied.  Logs the reason when it fails. */
 int io_open(const char *disk, const char *path, uint32_t flags, struct rd_file **file);
+/* The same, but puts the reason ("/path: what is wrong") into err instead of the log. */
+int io_open_why(const char *disk, const char *path, uint32_t flags, struct rd_file **file, char *err,
+		size_t errlen);
 /* Accepts NULL. */
 void io_close(struct rd_file *file);
 
@@ -52,7 +55,11 @@ struct io_aio;
 int io_aio_create(unsigned depth, struct io_aio **aio); /* -errno: use threads */
 void io_aio_destroy(struct io_aio *aio);                /* nothing in flight; accepts NULL */
 int io_aio_fd(struct io_aio *aio);                      /* eventfd, readable when some completed */
-/* Queue one; -EAGAIN when depth are in flight already.  Nothing is submitted yet. */
+/*
+ * Queue one; -EAGAIN when depth are in flight already, -EBUSY when a worker's read-modify-write of the
+ * same file is under way (only files whose blocks are larger than a sector): do it by the blocking call
+ * on a worker.  Nothing is submitted yet.
+ */
 int io_aio_queue(struct io_aio *aio, struct rd_file *file, bool write, const struct iovec *iov,
 		 int iovcnt, uint64_t offset, uint64_t length, void *tag);
 /* Submit all that is queued in one call.  What the kernel refuses comes back through reap as -errno. */

@@ -98,6 +98,7 @@ struct rd_info {
 #define RD_EXTENT_DATA 0 /* bytes of .file at .file_offset */
 #define RD_EXTENT_ZERO 1 /* reads as zeroes, stored so; file is NULL */
 #define RD_EXTENT_HOLE 2 /* reads as zeroes because nothing is stored; file is NULL */
+#define RD_EXTENT_VOID 3 /* reads as zeroes, and what is written there vanishes; file is NULL */
 
 /* A run of the image as map() sees it. */
 struct rd_extent {
@@ -139,7 +140,7 @@ struct rd_host {
 
 	/*
 	 * Open a regular file or block device under the daemon's policy (no fifo, no device but block
-	 * devices, locks against a second writer).  Flags: RD_OPEN_*.
+	 * devices, locks against a second writer).  Flags: RD_OPEN_*.  Logs the reason of a failure.
 	 */
 	int (*file_open)(const struct rd_host *host, const char *path, uint32_t flags,
 			 struct rd_file **file);
@@ -149,7 +150,8 @@ struct rd_host {
 	int (*file_writev)(struct rd_file *file, const struct iovec *iov, int iovcnt, uint64_t offset);
 	/* fdatasync.  After one failure every later call fails with -EIO: lost pages stay lost. */
 	int (*file_flush)(struct rd_file *file);
-	/* Give the space of a range back; it then reads as zeroes.  -EOPNOTSUPP where impossible. */
+	/* Give the space of a range back; it then reads as zeroes where file_info's caps have
+	 * RD_CAP_DISCARD_ZEROES (all regular files).  -EOPNOTSUPP where impossible. */
 	int (*file_punch)(struct rd_file *file, uint64_t offset, uint64_t length);
 	/* Make a range read as zeroes, by the cheapest means; flags RD_ZERO_*. */
 	int (*file_zero)(struct rd_file *file, uint64_t offset, uint64_t length, uint32_t flags);
@@ -224,7 +226,8 @@ struct rd_driver {
 	 * the range into extents from metadata that is already in memory.  Returns their number, 1 to
 	 * max_extents, covering the range from its start (perhaps not to its end: the host asks
 	 * again), or -EAGAIN: use the blocking call.
-	 * write: answered only if writing to the extents in place changes no metadata at all.
+	 * write: answered only if writing to the extents in place changes no metadata at all; then
+	 * they are of kind RD_EXTENT_DATA or RD_EXTENT_VOID.
 	 * Until unmap(token) the extents are pinned: nothing of them is freed, moved or reused.
 	 */
 	int (*map)(void *handle, uint64_t offset, uint64_t length, int write,

@@ -1,0 +1,165 @@
+/*
+ * The services that a driver gets, as struct rd_host: each is a line that leads to io, to another
+ * image or to the log.
+ *
+ * A child is an image like any other, opened by img_open with all its checks: a filter that passes
+ * a request on cannot get past the end of what it stands on.
+ *
+ * Runs on whatever thread the driver's callback runs on.
+ */
+#include "image-host.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bytes.h"
+#include "io.h"
+
+#define HOST_ALIGN 4096
+
+static struct image *image_of(const struct rd_host *host)
+{
+	return host->ctx;
+}
+
+static struct image *image_of_child(struct rd_child *child)
+{
+	return (struct image *)child;
+}
+
+__attribute__((format(printf, 3, 4))) static void host_log(const struct rd_host *host, int level,
+							   const char *fmt, ...)
+{
+	static const enum log_level levels[] = {
+	    [RD_LOG_ERR] = LOG_LVL_ERR,
+	    [RD_LOG_WARN] = LOG_LVL_WARN,
+	    [RD_LOG_INFO] = LOG_LVL_INFO,
+	    [RD_LOG_DEBUG] = LOG_LVL_DEBUG,
+	};
+	va_list ap;
+
+	if (level < 0 || (size_t)level >= ARRAY_SIZE(levels))
+		level = RD_LOG_ERR;
+	va_start(ap, fmt);
+	img_vsay(image_of(host), levels[level], fmt, ap);
+	va_end(ap);
+}
+
+static void *host_alloc(const struct rd_host *host, size_t size)
+{
+	void *mem;
+
+	(void)host;
+	if (!size || size > SIZE_MAX / 2 || posix_memalign(&mem, HOST_ALIGN, size))
+		return NULL;
+	return memset(mem, 0, size);
+}
+
+static void host_free(const struct rd_host *host, void *mem)
+{
+	(void)host;
+	free(mem);
+}
+
+static int host_file_open(const struct rd_host *host, const char *path, uint32_t flags,
+			  struct rd_file **file)
+{
+	struct image *image = image_of(host);
+	char err[1024];
+	int r = io_open_why(img_disk(image), path, flags, file, err, sizeof(err));
+
+	if (r)
+		img_say(image, LOG_LVL_ERR, "%s", err);
+	return r;
+}
+
+static int host_child_open(const struct rd_host *host, const char *params, uint32_t flags,
+			   struct rd_child **child, struct rd_info *info)
+{
+	uint32_t room = MIN(info->struct_size, (uint32_t)sizeof(*info));
+	struct image *image;
+	int r = img_open_below(image_of(host), params, flags, &image);
+
+	if (r)
+		return r;
+	memcpy(info, img_info(image), room);
+	if (room >= sizeof(info->struct_size))
+		info->struct_size = room;
+	*child = (struct rd_child *)image;
+	return 0;
+}
+
+static void host_child_close(struct rd_child *child)
+{
+	img_close(image_of_child(child));
+}
+
+static int host_child_readv(struct rd_child *child, const struct iovec *iov, int iovcnt,
+			    uint64_t offset)
+{
+	return img_readv(image_of_child(child), iov, iovcnt, offset);
+}
+
+static int host_child_writev(struct rd_child *child, const struct iovec *iov, int iovcnt,
+			     uint64_t offset)
+{
+	return img_writev(image_of_child(child), iov, iovcnt, offset);
+}
+
+static int host_child_flush(struct rd_child *child)
+{
+	return img_flush(image_of_child(child));
+}
+
+static int host_child_discard(struct rd_child *child, uint64_t offset, uint64_t length)
+{
+	return img_discard(image_of_child(child), offset, length);
+}
+
+static int host_child_write_zeroes(struct rd_child *child, uint64_t offset, uint64_t length,
+				   uint32_t flags)
+{
+	return img_write_zeroes(image_of_child(child), offset, length, flags);
+}
+
+static int host_child_map(struct rd_child *child, uint64_t offset, uint64_t length, int write,
+			  struct rd_extent *extents, int max_extents, uint64_t *token)
+{
+	return img_map(image_of_child(child), offset, length, write, extents, max_extents, token);
+}
+
+static void host_child_unmap(struct rd_child *child, uint64_t token)
+{
+	img_unmap(image_of_child(child), token);
+}
+
+void img_host_init(struct rd_host *host, struct image *image)
+{
+	*host = (struct rd_host){
+	    .struct_size = sizeof(*host),
+	    .api = RD_DRIVER_API,
+	    .ctx = image,
+	    .log = host_log,
+	    .alloc = host_alloc,
+	    .free = host_free,
+	    .file_open = host_file_open,
+	    .file_close = io_close,
+	    .file_readv = io_readv,
+	    .file_writev = io_writev,
+	    .file_flush = io_flush,
+	    .file_punch = io_punch,
+	    .file_zero = io_zero,
+	    .file_truncate = io_truncate,
+	    .file_info = io_info,
+	    .child_open = host_child_open,
+	    .child_close = host_child_close,
+	    .child_readv = host_child_readv,
+	    .child_writev = host_child_writev,
+	    .child_flush = host_child_flush,
+	    .child_discard = host_child_discard,
+	    .child_write_zeroes = host_child_write_zeroes,
+	    .child_map = host_child_map,
+	    .child_unmap = host_child_unmap,
+	};
+}
