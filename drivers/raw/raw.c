@@ -1,0 +1,225 @@
+/*
+ * raw: a file or block device as it is, "raw:/path". Byte N of the disk is byte N of the file.
+ *
+ * The file is the host's: it knows about locks, caches and alignment (core/io.h). Here is only what
+ * a raw image adds: its size in whole sectors, and the sector size that the guest sees. map()
+ * answers always, so that the blocking calls serve only what the host cannot do at once.
+ */
+#include <errno.h>
+#include <ringdisk/driver.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct raw {
+	const struct rd_host *host;
+	struct rd_file *file;
+	uint32_t sector;
+};
+
+/* The value of a "key=value" option, or NULL. */
+static const char *option(const struct rd_open_args *args, const char *key)
+{
+	size_t len = strlen(key);
+
+	for (const char *const *o = args->options; o && *o; o++)
+		if (!strncmp(*o, key, len) && (*o)[len] == '=')
+			return *o + len + 1;
+	return NULL;
+}
+
+static int parse_sector(const struct rd_host *host, const struct rd_open_args *args,
+			uint32_t *sector)
+{
+	const char *value = option(args, "sector-size");
+
+	*sector = 0;
+	if (!value)
+		return 0;
+	if (!strcmp(value, "512"))
+		*sector = 512;
+	else if (!strcmp(value, "4096"))
+		*sector = 4096;
+	else
+		host->log(host, RD_LOG_ERR, "sector-size is 512 or 4096, not %.32s", value);
+	return *sector ? 0 : -EINVAL;
+}
+
+static int raw_refresh(void *handle, struct rd_info *info)
+{
+	struct raw *raw = handle;
+	int r = raw->host->file_info(raw->file, info);
+
+	if (r)
+		return r;
+	info->logical_block = raw->sector ? raw->sector : info->logical_block;
+	if (info->physical_block < info->logical_block)
+		info->physical_block = info->logical_block;
+	if (info->discard_granularity < info->logical_block)
+		info->discard_granularity = info->logical_block;
+	if (info->optimal_io % info->logical_block)
+		info->optimal_io = 0;
+	info->size -= info->size % info->logical_block;
+	return 0;
+}
+
+/* What only open can refuse, after the file is open. */
+static int check(struct raw *raw, const char *path, struct rd_info *info)
+{
+	const struct rd_host *host = raw->host;
+	uint64_t whole;
+	uint32_t block;
+	int r = host->file_info(raw->file, info);
+
+	if (r) {
+		host->log(host, RD_LOG_ERR, "%s: size: %s", path, strerror(-r));
+		return r;
+	}
+	whole = info->size;
+	block = info->logical_block;
+	if (raw->sector && raw->sector < block) {
+		host->log(host, RD_LOG_ERR,
+			  "%s: the device has sectors of %u bytes: sector-size=%u cannot be", path,
+			  block, raw->sector);
+		return -EINVAL;
+	}
+	r = raw_refresh(raw, info);
+	if (r)
+		return r;
+	if (!info->size) {
+		host->log(host, RD_LOG_ERR, "%s: is empty: not one sector", path);
+		return -EINVAL;
+	}
+	if (info->size != whole)
+		host->log(host, RD_LOG_WARN,
+			  "%s: the last %llu bytes are not a whole sector: left out", path,
+			  (unsigned long long)(whole - info->size));
+	return 0;
+}
+
+static int raw_open(const struct rd_host *host, const struct rd_open_args *args, void **handle,
+		    struct rd_info *info)
+{
+	struct raw *raw = calloc(1, sizeof(*raw));
+	int r;
+
+	if (!raw)
+		return -ENOMEM;
+	raw->host = host;
+	r = parse_sector(host, args, &raw->sector);
+	if (r)
+		goto err_free;
+	r = host->file_open(host, args->target, args->flags, &raw->file);
+	if (r)
+		goto err_free;
+	r = check(raw, args->target, info);
+	if (r)
+		goto err_close;
+	*handle = raw;
+	return 0;
+
+err_close:
+	host->file_close(raw->file);
+err_free:
+	free(raw);
+	return r;
+}
+
+static int raw_close(void *handle)
+{
+	struct raw *raw = handle;
+
+	raw->host->file_close(raw->file);
+	free(raw);
+	return 0;
+}
+
+static int raw_readv(void *handle, const struct iovec *iov, int iovcnt, uint64_t offset)
+{
+	struct raw *raw = handle;
+
+	return raw->host->file_readv(raw->file, iov, iovcnt, offset);
+}
+
+static int raw_writev(void *handle, const struct iovec *iov, int iovcnt, uint64_t offset)
+{
+	struct raw *raw = handle;
+
+	return raw->host->file_writev(raw->file, iov, iovcnt, offset);
+}
+
+static int raw_flush(void *handle)
+{
+	struct raw *raw = handle;
+
+	return raw->host->file_flush(raw->file);
+}
+
+static int raw_discard(void *handle, uint64_t offset, uint64_t length)
+{
+	struct raw *raw = handle;
+
+	return raw->host->file_punch(raw->file, offset, length);
+}
+
+static int raw_write_zeroes(void *handle, uint64_t offset, uint64_t length, uint32_t flags)
+{
+	struct raw *raw = handle;
+
+	return raw->host->file_zero(raw->file, offset, length, flags);
+}
+
+static int raw_map(void *handle, uint64_t offset, uint64_t length, int write,
+		   struct rd_extent *extents, int max_extents, uint64_t *token)
+{
+	struct raw *raw = handle;
+
+	(void)write;
+	(void)max_extents;
+	extents[0] = (struct rd_extent){
+	    .file = raw->file,
+	    .file_offset = offset,
+	    .length = length,
+	    .kind = RD_EXTENT_DATA,
+	};
+	*token = 0;
+	return 1;
+}
+
+static void raw_unmap(void *handle, uint64_t token)
+{
+	(void)handle;
+	(void)token;
+}
+
+static int raw_resize(void *handle, uint64_t size)
+{
+	struct raw *raw = handle;
+
+	return raw->host->file_truncate(raw->file, size);
+}
+
+static const struct rd_option options[] = {
+    {"sector-size", "512 or 4096: what the guest sees (default: 512, or the device's own)"},
+    {NULL, NULL},
+};
+
+static const struct rd_driver driver = {
+    .struct_size = sizeof(driver),
+    .api = RD_DRIVER_API,
+    .name = "raw",
+    .version = "1",
+    .description = "a file or block device as it is; the target is its path (raw:/srv/a.img)",
+    .options = options,
+    .open = raw_open,
+    .close = raw_close,
+    .readv = raw_readv,
+    .writev = raw_writev,
+    .flush = raw_flush,
+    .discard = raw_discard,
+    .write_zeroes = raw_write_zeroes,
+    .map = raw_map,
+    .unmap = raw_unmap,
+    .refresh = raw_refresh,
+    .resize = raw_resize,
+};
+RD_REGISTER_DRIVER(driver);
