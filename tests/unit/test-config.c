@@ -144,9 +144,11 @@ static void binary_file_is_refused(void **state)
 	static const char text[] = "[daemon]\ncla\0im = all\n\xff\xfe\n";
 	struct config c;
 	FILE *in = fmemopen((void *)(uintptr_t)text, sizeof(text) - 1, "r");
-	FILE *out = open_memstream(&said, &said_len);
+	FILE *out;
 
 	(void)state;
+	free(said);
+	out = open_memstream(&said, &said_len);
 	assert_int_equal(config_init(&c), 0);
 	assert_true(config_read(&c, in, "f", out) >= 2);
 	fclose(in);
