@@ -13,7 +13,8 @@
 void img_host_init(struct rd_host *host, struct image *image);
 
 /* image.c: one line about the image; while it is being opened, an error is also its reason. */
-void img_vsay(struct image *image, enum log_level level, const char *fmt, va_list ap);
+void img_vsay(struct image *image, enum log_level level, const char *fmt, va_list ap)
+	__attribute__((format(printf, 3, 0)));
 void img_say(struct image *image, enum log_level level, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 const char *img_disk(const struct image *image);
