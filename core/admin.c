@@ -595,7 +595,8 @@ static ssize_t find_line(struct admin_client *client, bool *newline)
 	return client->eof ? (ssize_t)client->in_len : -1;
 }
 
-static void take_lines(struct admin_client *client)
+/* True if more could be done, were it not for its answers that wait. */
+static bool take_lines(struct admin_client *client)
 {
 	ssize_t len;
 	bool newline;
@@ -605,12 +606,12 @@ static void take_lines(struct admin_client *client)
 		if (len > (ssize_t)ADMIN_MAX_MESSAGE ||
 		    (len < 0 && client->in_len > ADMIN_MAX_MESSAGE)) {
 			client_refuse(client, "the message is too long: at most 65536 bytes");
-			return;
+			return false;
 		}
 		if (len < 0) {
 			if (!client->line_deadline)
 				client->line_deadline = monotonic_ms() + admin_limits.line_ms;
-			return;
+			return false;
 		}
 		handle_line(client, client->in, (size_t)len);
 		in_consume(client, (size_t)len + newline);
@@ -618,6 +619,7 @@ static void take_lines(struct admin_client *client)
 	/* It waits for us, not we for it; find_line starts again at the beginning. */
 	client->scanned = 0;
 	client->line_deadline = 0;
+	return client->in_len > 0;
 }
 
 /* ---- clients ------------------------------------------------------------------------------------- */
@@ -716,8 +718,11 @@ static void client_pump(struct admin_client *client, long long now)
 	if (client->readable && may_take_requests(client) && !client->eof)
 		client_read(client);
 	client->readable = false;
-	if (!client->dead)
-		take_lines(client);
+	while (!client->dead && take_lines(client)) {
+		client_flush(client);
+		if (!may_take_requests(client))
+			break;
+	}
 	/* What it sent before it went has been done. */
 	client->dead |= client->hup;
 	client_check_deadlines(client, now);

@@ -6,6 +6,7 @@
 #include <stdbool.h>
 
 #include "device.h"
+#include "drivers.h"
 
 /* pool: strands run there; NULL: dev_submit calls at once. */
 void fake_devices_init(struct pool *pool);
