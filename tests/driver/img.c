@@ -1,0 +1,217 @@
+/*
+ * img: images from a shell, for tests.
+ *
+ *	img drivers                        what was loaded: "FILE NAME" or "FILE: ERROR"
+ *	img [-r] [-d] [-p] PARAMS COMMAND...   open read-only, direct, as a probe; then
+ *		info                       size, block sizes, capabilities
+ *		read OFFSET LENGTH BYTE    every byte must be BYTE
+ *		write OFFSET LENGTH BYTE
+ *		flush | discard OFFSET LENGTH | zero OFFSET LENGTH | resize SIZE | refresh
+ *		map r|w OFFSET LENGTH      the kinds and lengths of the extents
+ *		hold                       say "held" and wait for the end of stdin
+ *		-CMD...                    the command must fail; prints the error
+ *
+ * Drivers come from $RD_DRIVERS. Exit 0, or 1 with a message.
+ */
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "image.h"
+#include "log.h"
+
+__attribute__((noreturn, format(printf, 1, 2))) static void die(const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	vfprintf(stderr, fmt, ap);
+	va_end(ap);
+	fputc('\n', stderr);
+	exit(1);
+}
+
+static int list(void)
+{
+	const struct drv_entry *e;
+
+	for (unsigned i = 0; (e = drv_at(i)); i++)
+		if (e->driver)
+			printf("%s %s\n", e->file, e->driver->name);
+		else
+			printf("%s: %s\n", e->file, e->error);
+	return 0;
+}
+
+static uint64_t number(const char *text)
+{
+	char *end;
+	uint64_t value = text ? strtoull(text, &end, 0) : 0;
+
+	if (!text || !*text || *end)
+		die("\"%s\" is no number", text ? text : "");
+	return value;
+}
+
+static int do_read(struct image *image, uint64_t offset, uint64_t length, int byte)
+{
+	struct iovec iov = { .iov_base = aligned_alloc(4096, (length + 4095) & ~4095ull),
+			     .iov_len = length };
+	unsigned char *data = iov.iov_base;
+	int r;
+
+	memset(data, ~byte, length);
+	r = img_readv(image, &iov, 1, offset);
+	for (uint64_t i = 0; !r && i < length; i++)
+		if (data[i] != byte)
+			die("byte %llu is %#x, not %#x", (unsigned long long)(offset + i), data[i],
+			    byte);
+	free(data);
+	return r;
+}
+
+static int do_write(struct image *image, uint64_t offset, uint64_t length, int byte)
+{
+	struct iovec iov = { .iov_base = aligned_alloc(4096, (length + 4095) & ~4095ull),
+			     .iov_len = length };
+	int r;
+
+	memset(iov.iov_base, byte, length);
+	r = img_writev(image, &iov, 1, offset);
+	free(iov.iov_base);
+	return r;
+}
+
+static int do_map(struct image *image, int write, uint64_t offset, uint64_t length)
+{
+	static const char *const kinds[] = { "data", "zero", "hole", "void" };
+	struct rd_extent extents[8];
+	uint64_t token;
+	int n = img_map(image, offset, length, write, extents, 8, &token);
+
+	if (n < 0)
+		return n;
+	for (int i = 0; i < n; i++)
+		printf("%s %llu\n", kinds[extents[i].kind], (unsigned long long)extents[i].length);
+	img_unmap(image, token);
+	return 0;
+}
+
+static int do_info(struct image *image)
+{
+	const struct rd_info *info = img_info(image);
+
+	printf("size %llu logical %u physical %u optimal %u discard %u caps %#x\n",
+	       (unsigned long long)info->size, info->logical_block, info->physical_block,
+	       info->optimal_io, info->discard_granularity, info->caps);
+	return 0;
+}
+
+static int do_hold(void)
+{
+	char c;
+
+	puts("held");
+	fflush(stdout);
+	while (read(0, &c, 1) > 0)
+		;
+	return 0;
+}
+
+/* Run the command at *arg and step past it. */
+static int run(struct image *image, char ***arg)
+{
+	char **a = *arg;
+	const char *name = a[0][0] == '-' ? a[0] + 1 : a[0];
+	static const char *const one[] = { "info", "flush", "refresh", "hold" };
+	int words = 3, r;
+
+	for (size_t i = 0; i < sizeof(one) / sizeof(one[0]); i++)
+		if (!strcmp(name, one[i]))
+			words = 1;
+	if (!strcmp(name, "read") || !strcmp(name, "write") || !strcmp(name, "map"))
+		words = 4;
+	if (!strcmp(name, "resize"))
+		words = 2;
+	for (int i = 1; i < words; i++)
+		if (!a[i])
+			die("%s: too few arguments", name);
+	*arg += words;
+	if (!strcmp(name, "info"))
+		return do_info(image);
+	if (!strcmp(name, "hold"))
+		return do_hold();
+	if (!strcmp(name, "flush"))
+		return img_flush(image);
+	if (!strcmp(name, "refresh")) {
+		r = img_refresh(image);
+		return r < 0 ? r : 0;
+	}
+	if (!strcmp(name, "resize"))
+		return img_resize(image, number(a[1]));
+	if (!strcmp(name, "map"))
+		return do_map(image, a[1][0] == 'w', number(a[2]), number(a[3]));
+	if (!strcmp(name, "read"))
+		return do_read(image, number(a[1]), number(a[2]), (int)number(a[3]));
+	if (!strcmp(name, "write"))
+		return do_write(image, number(a[1]), number(a[2]), (int)number(a[3]));
+	if (!strcmp(name, "discard"))
+		return img_discard(image, number(a[1]), number(a[2]));
+	if (!strcmp(name, "zero"))
+		return img_write_zeroes(image, number(a[1]), number(a[2]), RD_ZERO_MAY_UNMAP);
+	die("%s: no such command", name);
+}
+
+static void run_all(struct image *image, char **arg)
+{
+	while (*arg) {
+		const char *name = *arg;
+		int r = run(image, &arg);
+
+		if (r && name[0] != '-')
+			die("%s: %s", name, strerror(-r));
+		if (!r && name[0] == '-')
+			die("%s: succeeded", name + 1);
+		if (r)
+			printf("%s: %s\n", name + 1, strerror(-r));
+		fflush(stdout);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	uint32_t flags = RD_OPEN_WRITE;
+	struct params params;
+	struct image *image;
+	char err[1024];
+	int opt, r;
+
+	while ((opt = getopt(argc, argv, "+rdp")) != -1) {
+		if (opt == '?')
+			return 1;
+		flags = opt == 'r'   ? flags & ~RD_OPEN_WRITE
+			: opt == 'd' ? flags | RD_OPEN_DIRECT
+				     : flags | RD_OPEN_PROBE;
+	}
+	argv += optind;
+	if (!argv[0] || !getenv("RD_DRIVERS"))
+		die("what?");
+	r = drv_load(getenv("RD_DRIVERS"));
+	if (r)
+		die("drv_load: %s", strerror(-r));
+	if (!strcmp(argv[0], "drivers"))
+		return list();
+	if (params_parse(argv[0], &params, err, sizeof(err)) ||
+	    img_open("9/xvdt", &params, flags, &image, err, sizeof(err)))
+		die("%s", err);
+	params_free(&params);
+	run_all(image, argv + 1);
+	r = img_close(image);
+	if (r)
+		die("close: %s", strerror(-r));
+	drv_unload();
+	return 0;
+}
