@@ -48,7 +48,8 @@ struct ring {
 	/* poller only */
 	uint32_t req_cons;
 	/* under the ring lock */
-	uint32_t rsp_prod;   /* private */
+	uint32_t rsp_prod;   /* private; responses below it are written */
+	uint32_t rsp_pushed; /* private; responses below it are published */
 };
 
 /* Number of slots of a ring of 1 << order pages. */
@@ -58,9 +59,10 @@ unsigned ring_slots(unsigned order);
  * responses end.  -EPROTO: its indices are impossible. */
 int ring_attach(struct ring *ring, void *sring, unsigned order, enum ring_abi abi);
 
+/* The frontend's producer index, with acquire.  Read it before rsp_prod is read under the lock. */
+uint32_t ring_read_prod(const struct ring *ring);
 /* How many requests wait; -EPROTO: the producer index is impossible, the ring must not be used any
- * more.  rsp_prod: read under the ring lock, after... see ring_read_prod. */
-uint32_t ring_read_prod(const struct ring *ring);                       /* acquire */
+ * more.  rsp_prod as read under the ring lock. */
 int ring_pending(const struct ring *ring, uint32_t prod, uint32_t rsp_prod);
 
 /* Copy and translate the request at req_cons, and step over it.  There must be one. */

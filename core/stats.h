@@ -12,7 +12,8 @@
 
 enum stat_op { STAT_READ, STAT_WRITE, STAT_FLUSH, STAT_DISCARD, STAT_OPS };
 
-#define STATS_LAT_BUCKETS 32 /* bucket n counts latencies in [2^n, 2^(n+1)) microseconds /2; 0: < 1 us */
+/* Bucket 0: under 1 us; n: from 2^(n-1) to under 2^n us. */
+#define STATS_LAT_BUCKETS 32
 
 struct stats {
 	struct {
