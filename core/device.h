@@ -27,6 +27,7 @@
 #include "ring.h"
 #include "settings.h"
 #include "stats.h"
+#include "vdev.h"
 
 #include <ringdisk/driver.h>
 
@@ -76,10 +77,6 @@ struct device *dev_get_by_name(const char *name);
 void dev_put(struct device *dev); /* accepts NULL */
 /* Call fn for each device, each with a reference held and no lock held. */
 void dev_for_each(void (*fn)(struct device *dev, void *arg), void *arg);
-
-/* "xvda" <-> 51712; hdX and sdX too.  -EINVAL. */
-int vdev_parse(const char *name, uint32_t *vdev);
-const char *vdev_text(uint32_t vdev, char *buf, size_t len);
 
 /* --- life ----------------------------------------------------------------------------------- */
 /* Adds it to the table; the caller gets a reference.  -EEXIST. */

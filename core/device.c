@@ -1,0 +1,1048 @@
+/*
+ * device.c - devices: the table, life, pause, and swapping images
+ *
+ * A device is made when the toolstack's node appears, connected when the frontend says so, and destroyed
+ * when the node goes.  Connecting opens the image, maps the rings, binds the event channels and starts
+ * the poller; disconnecting is the reverse.  Both run on the device's strand of the control pool.
+ *
+ * What can go wrong: anything while connecting (everything is undone, the reason is kept for
+ * `ringdisk list` and the store), and a driver call that never returns while disconnecting: after
+ * DRAIN_MS the guest's memory is revoked, the connection is handed to a thread of its own ("rd-stuck")
+ * that waits for the call and frees what hung, and the device is idle again.  The image stays open, and
+ * locked, as long as the call does.
+ *
+ * The flush latch (promise 3) is the device's: it outlives reconnects and goes with the device.
+ */
+#include "device.h"
+
+#include "base/list.h"
+#include "bufs.h"
+#include "drivers.h"
+#include "grants.h"
+#include "image.h"
+#include "lock.h"
+#include "log.h"
+#include "poller.h"
+#include "thread.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <xen/xen.h>
+
+#include <xen/io/blkif.h>
+
+#define SECTOR   512u
+#define DRAIN_MS 8000  /* libxl waits 10 s for state 6 */
+#define PAUSE_MS 30000
+
+/* What all devices of one guest share. */
+struct guest {
+	struct list_head node; /* table lock */
+	uint32_t domid;
+	unsigned devices;      /* table lock */
+	struct buf_budget memory;
+	struct grant_budget grants;
+};
+
+/* Everything that exists only while connected; handed to rd-stuck as a whole when a call hangs. */
+struct connection {
+	struct device *dev; /* a reference, for the name, the stats and the latch */
+	struct image *image;
+	struct hyp_gnt *gnt;
+	struct hyp_evtchn *evtchn;
+	struct poller *poller;
+	unsigned nrings, pages; /* pages of each ring */
+	struct poller_ring_config ring[DEV_MAX_QUEUES];
+};
+
+struct device {
+	struct list_head node; /* table lock */
+	_Atomic unsigned refs;
+	/* set before start */
+	uint32_t domid, vdev;
+	char name[DEV_NAME_LEN];
+	char *kind;
+	bool writable, cdrom, removable;
+	struct guest *guest;
+	struct pool_client strand;
+	struct stats stats;
+	_Atomic bool flush_failed;
+	_Atomic bool looking; /* a size check is queued */
+	/* device lock; what the strand alone changes it may read without */
+	struct rd_lock lock;
+	enum dev_state state;
+	struct connection *conn;
+	struct settings settings; /* changed by anyone: dev_set */
+	struct params parsed;
+	struct dev_geometry geometry;
+	unsigned ring_order;
+	enum ring_abi abi;
+	bool persistent;
+	char *params;
+	char error[512];
+};
+
+static struct {
+	const struct dev_env *env;
+	struct dev_env env_copy;
+	struct rd_lock lock;
+	struct list_head devices, guests;
+	struct pool_client graveyard; /* frees devices, outside their strands */
+} tab;
+
+const char *dev_state_text(enum dev_state state)
+{
+	static const char *const text[] = {
+		[DEV_IDLE] = "idle",
+		[DEV_CONNECTED] = "connected",
+		[DEV_PAUSED] = "paused",
+		[DEV_BROKEN] = "broken",
+	};
+
+	return text[state];
+}
+
+/* --- table ---------------------------------------------------------------------------------------- */
+
+int devtab_init(const struct dev_env *env)
+{
+	tab.env_copy = *env;
+	tab.env = &tab.env_copy;
+	lock_init(&tab.lock, RANK_DEVTAB, "device table");
+	list_init(&tab.devices);
+	list_init(&tab.guests);
+	pool_client_init(&tab.graveyard, env->control, 1);
+	return 0;
+}
+
+void devtab_destroy(void)
+{
+	pool_client_drain(&tab.graveyard);
+	assert(list_empty(&tab.devices));
+	lock_destroy(&tab.lock);
+}
+
+static struct device *find_locked(uint32_t domid, uint32_t vdev)
+{
+	struct device *dev;
+
+	list_for_each(dev, &tab.devices, node)
+		if (dev->domid == domid && dev->vdev == vdev)
+			return dev;
+	return NULL;
+}
+
+static struct device *ref(struct device *dev)
+{
+	if (dev)
+		atomic_fetch_add(&dev->refs, 1);
+	return dev;
+}
+
+struct device *dev_get(uint32_t domid, uint32_t vdev)
+{
+	LOCK_SCOPE(&tab.lock);
+	return ref(find_locked(domid, vdev));
+}
+
+struct device *dev_get_by_name(const char *name)
+{
+	const char *slash = strchr(name, '/');
+	uint32_t domid, vdev;
+	char dom[12];
+
+	if (!slash || slash == name || (size_t)(slash - name) >= sizeof dom)
+		return NULL;
+	memcpy(dom, name, (size_t)(slash - name));
+	dom[slash - name] = 0;
+	/* A domid reads like a device number. */
+	if (dom[0] < '0' || dom[0] > '9' || vdev_parse(dom, &domid) || vdev_parse(slash + 1, &vdev))
+		return NULL;
+	return dev_get(domid, vdev);
+}
+
+/* A guest's budgets, made for its first device. */
+static struct guest *guest_get_locked(uint32_t domid)
+{
+	struct guest *guest;
+
+	list_for_each(guest, &tab.guests, node)
+		if (guest->domid == domid)
+			goto found;
+	guest = calloc(1, sizeof *guest);
+	if (!guest)
+		return NULL;
+	guest->domid = domid;
+	guest->memory.limit = tab.env->guest_memory;
+	guest->grants.limit = tab.env->guest_grants;
+	list_add_tail(&guest->node, &tab.guests);
+found:
+	guest->devices++;
+	return guest;
+}
+
+static void guest_put_locked(struct guest *guest)
+{
+	if (!guest || --guest->devices)
+		return;
+	list_del(&guest->node);
+	free(guest);
+}
+
+static void free_device(struct device *dev)
+{
+	pool_client_drain(&dev->strand);
+	lock_acquire(&tab.lock);
+	guest_put_locked(dev->guest);
+	lock_release(&tab.lock);
+	params_free(&dev->parsed);
+	lock_destroy(&dev->lock);
+	free(dev->params);
+	free(dev->kind);
+	free(dev);
+}
+
+struct burial {
+	struct pool_job job;
+	struct device *dev;
+};
+
+static void bury(struct pool_job *job)
+{
+	struct burial *b = container_of(job, struct burial, job);
+
+	free_device(b->dev);
+	free(b);
+}
+
+void dev_put(struct device *dev)
+{
+	struct burial *b;
+
+	if (!dev || atomic_fetch_sub(&dev->refs, 1) != 1)
+		return;
+	/* The last reference may go on the device's own strand, which cannot wait for its own end. */
+	b = calloc(1, sizeof *b);
+	if (!b)
+		return; /* a device leaks: better than the daemon's end */
+	b->dev = dev;
+	b->job.run = bury;
+	pool_submit(&tab.graveyard, &b->job);
+}
+
+void dev_for_each(void (*fn)(struct device *dev, void *arg), void *arg)
+{
+	struct device *dev, **all;
+	unsigned n = 0, i = 0;
+
+	lock_acquire(&tab.lock);
+	list_for_each(dev, &tab.devices, node)
+		n++;
+	all = calloc(n ? n : 1, sizeof *all);
+	if (all)
+		list_for_each(dev, &tab.devices, node)
+			all[i++] = ref(dev);
+	lock_release(&tab.lock);
+	for (n = i, i = 0; i < n; i++) {
+		fn(all[i], arg);
+		dev_put(all[i]);
+	}
+	free(all);
+}
+
+/* --- errors ----------------------------------------------------------------------------------------- */
+
+void dev_set_error(struct device *dev, const char *fmt, ...)
+{
+	va_list ap;
+
+	LOCK_SCOPE(&dev->lock);
+	va_start(ap, fmt);
+	vsnprintf(dev->error, sizeof dev->error, fmt, ap);
+	va_end(ap);
+}
+
+const char *dev_error(struct device *dev, char *buf, size_t len)
+{
+	LOCK_SCOPE(&dev->lock);
+	snprintf(buf, len, "%s", dev->error);
+	return buf;
+}
+
+/* --- creation ---------------------------------------------------------------------------------------- */
+
+/* Options of the params string that are our own settings leave it; the rest is the driver's. */
+static int take_settings(struct params *params, struct settings *settings, char *err, size_t errlen)
+{
+	char **out = params->options;
+
+	for (char **in = params->options; in && *in; in++) {
+		char *eq = strchr(*in, '=');
+		size_t len = eq ? (size_t)(eq - *in) : strlen(*in);
+		char key[64];
+		int rc;
+
+		if (settings_key(*in, len) < 0) {
+			*out++ = *in;
+			continue;
+		}
+		snprintf(key, sizeof key, "%.*s", (int)len, *in);
+		rc = settings_set(settings, key, eq ? eq + 1 : "on", ORIGIN_PARAMS, err, errlen);
+		if (rc)
+			return rc;
+	}
+	if (out)
+		*out = NULL;
+	return 0;
+}
+
+/* Parse a params string into parsed and settings.  On failure the reason is in dev->error. */
+static int take_params(struct device *dev, const char *string, struct params *parsed,
+		       struct settings *settings)
+{
+	char err[400] = "";
+	int rc = params_parse(string, parsed, err, sizeof err);
+
+	if (!rc) {
+		rc = take_settings(parsed, settings, err, sizeof err);
+		if (rc)
+			params_free(parsed);
+	}
+	if (rc) {
+		*parsed = (struct params){0};
+		dev_set_error(dev, "%s", err);
+	}
+	return rc;
+}
+
+static struct device *new_device(const struct dev_spec *spec)
+{
+	struct device *dev = calloc(1, sizeof *dev);
+	char vdev[16];
+
+	if (!dev)
+		return NULL;
+	dev->kind = strdup(spec->kind);
+	dev->params = strdup(spec->params);
+	if (!dev->kind || !dev->params) {
+		free(dev->kind);
+		free(dev->params);
+		free(dev);
+		return NULL;
+	}
+	dev->domid = spec->domid;
+	dev->vdev = spec->vdev;
+	dev->writable = spec->writable;
+	dev->cdrom = spec->cdrom;
+	dev->removable = spec->removable;
+	dev->settings = spec->settings;
+	dev->refs = 2; /* the table's, and the caller's */
+	snprintf(dev->name, sizeof dev->name, "%u/%s", spec->domid,
+		 vdev_text(spec->vdev, vdev, sizeof vdev));
+	lock_init(&dev->lock, RANK_DEVICE, "device");
+	pool_client_init(&dev->strand, tab.env->control, 1);
+	return dev;
+}
+
+int dev_create(const struct dev_spec *spec, struct device **out)
+{
+	struct device *dev = new_device(spec);
+	int err = 0;
+
+	if (!dev)
+		return -ENOMEM;
+	lock_acquire(&tab.lock);
+	if (find_locked(spec->domid, spec->vdev))
+		err = -EEXIST;
+	else if (!(dev->guest = guest_get_locked(spec->domid)))
+		err = -ENOMEM;
+	else
+		list_add_tail(&dev->node, &tab.devices);
+	lock_release(&tab.lock);
+	if (err) {
+		free_device(dev);
+		return err;
+	}
+	/* A bad string is an error of the device that the administrator should see, not of its making. */
+	take_params(dev, spec->params, &dev->parsed, &dev->settings);
+	*out = dev;
+	return 0;
+}
+
+void dev_destroy(struct device *dev)
+{
+	bool listed;
+
+	dev_disconnect(dev);
+	lock_acquire(&tab.lock);
+	listed = !list_empty(&dev->node);
+	list_del(&dev->node);
+	lock_release(&tab.lock);
+	if (listed)
+		dev_put(dev);
+}
+
+/* --- the strand --------------------------------------------------------------------------------------- */
+
+struct op {
+	struct pool_job job;
+	struct device *dev;
+	void (*fn)(struct device *dev, void *arg);
+	void *arg;
+};
+
+static void run_op(struct pool_job *job)
+{
+	struct op *op = container_of(job, struct op, job);
+	struct device *dev = op->dev;
+
+	log_set_prefix(dev->name);
+	op->fn(dev, op->arg);
+	log_set_prefix(NULL);
+	free(op);
+	dev_put(dev);
+}
+
+int dev_submit(struct device *dev, void (*fn)(struct device *dev, void *arg), void *arg)
+{
+	struct op *op = calloc(1, sizeof *op);
+
+	if (!op)
+		return -ENOMEM;
+	*op = (struct op){.job.run = run_op, .dev = ref(dev), .fn = fn, .arg = arg};
+	pool_submit(&dev->strand, &op->job);
+	return 0;
+}
+
+/* A copy: `ringdisk set` may change them meanwhile. */
+static struct settings settings_now(struct device *dev)
+{
+	LOCK_SCOPE(&dev->lock);
+	return dev->settings;
+}
+
+/* --- the image ------------------------------------------------------------------------------------------ */
+
+static uint32_t open_flags(const struct device *dev, const struct settings *settings)
+{
+	uint32_t flags = dev->writable ? RD_OPEN_WRITE : 0;
+
+	if (settings->value[SET_CACHE] == CACHE_NONE)
+		flags |= RD_OPEN_DIRECT;
+	if (settings->value[SET_CACHE] == CACHE_UNSAFE)
+		flags |= RD_OPEN_UNSAFE;
+	return flags;
+}
+
+static int open_image(struct device *dev, const struct params *params,
+		      const struct settings *settings, uint32_t more, struct image **image)
+{
+	char reason[400] = "";
+	int err;
+
+	if (!params->driver)
+		return -EINVAL; /* dev->error has had the reason since the string was parsed */
+	err = img_open(dev->name, params, open_flags(dev, settings) | more, image, reason,
+		       sizeof reason);
+	dev_set_error(dev, "%s", err ? reason : "");
+	return err;
+}
+
+int dev_probe(struct device *dev)
+{
+	struct settings settings = settings_now(dev);
+	struct image *image;
+	int err = open_image(dev, &dev->parsed, &settings, RD_OPEN_PROBE, &image);
+
+	if (!err)
+		img_close(image);
+	return err;
+}
+
+/* What the guest is told. */
+static void geometry_of(const struct device *dev, const struct rd_info *info,
+			const struct settings *settings, struct dev_geometry *g)
+{
+	bool discard = dev->writable && info->caps & RD_CAP_DISCARD &&
+		       settings->value[SET_DISCARD] == DISCARD_UNMAP;
+
+	*g = (struct dev_geometry){
+		.sectors = info->size / SECTOR,
+		.sector_size = info->logical_block,
+		.physical_sector_size = info->physical_block,
+		.info = (dev->cdrom ? VDISK_CDROM : 0u) | (dev->removable ? VDISK_REMOVABLE : 0u) |
+			(dev->writable ? 0u : VDISK_READONLY),
+		.flush = true,
+		.barrier = settings->value[SET_BARRIER] != 0,
+		.discard = discard,
+		.discard_granularity = info->discard_granularity ? info->discard_granularity
+								 : info->logical_block,
+		.persistent = settings->value[SET_GRANT] == GRANT_PERSISTENT,
+	};
+}
+
+static struct parse_limits limits_of(const struct device *dev, const struct dev_geometry *g,
+				     const struct settings *settings)
+{
+	return (struct parse_limits){
+		.size = g->sectors * SECTOR,
+		.sector_size = g->sector_size,
+		.max_indirect = settings->value[SET_MAX_INDIRECT_SEGMENTS],
+		.writable = dev->writable,
+		.flush = g->flush,
+		.barrier = g->barrier,
+		.discard = g->discard,
+	};
+}
+
+/* --- connecting ------------------------------------------------------------------------------------------- */
+
+static void on_event(void *arg, int what);
+
+static void unmap_rings(struct connection *c)
+{
+	const struct hyp_ops *ops = tab.env->hyp->ops;
+
+	for (unsigned i = 0; i < c->nrings; i++) {
+		if (c->ring[i].port >= 0)
+			ops->evtchn_unbind(c->evtchn, c->ring[i].port);
+		if (c->ring[i].pages)
+			ops->gnt_unmap(c->gnt, c->ring[i].pages, c->pages);
+	}
+}
+
+/* Takes a half-made one, too; the poller is paused or was never started. */
+static void connection_free(struct connection *c)
+{
+	const struct hyp_ops *ops = tab.env->hyp->ops;
+
+	poller_destroy(c->poller);
+	unmap_rings(c);
+	if (c->evtchn)
+		ops->evtchn_close(c->evtchn);
+	if (c->gnt)
+		ops->gnt_close(c->gnt);
+	img_close(c->image);
+	dev_put(c->dev);
+	free(c);
+}
+
+static int map_ring(struct connection *c, unsigned i, const struct dev_rings *rings)
+{
+	const struct hyp_ops *ops = tab.env->hyp->ops;
+	struct poller_ring_config *ring = &c->ring[i];
+	int port, err;
+
+	ring->order = rings->order;
+	ring->abi = rings->abi;
+	err = ops->gnt_map(c->gnt, c->dev->domid, rings->ring[i].gref, c->pages, true, &ring->pages);
+	if (err) {
+		dev_set_error(c->dev, "ring %u: cannot map the frontend's %u page(s): %s", i,
+			      c->pages, strerror(-err));
+		ring->pages = NULL;
+		return err;
+	}
+	port = ops->evtchn_bind(c->evtchn, c->dev->domid, rings->ring[i].evtchn);
+	ring->port = port;
+	if (port >= 0)
+		return 0;
+	dev_set_error(c->dev, "ring %u: cannot bind event channel %u: %s", i,
+		      rings->ring[i].evtchn, strerror(-port));
+	return port;
+}
+
+static int map_rings(struct connection *c, const struct dev_rings *rings)
+{
+	const struct hyp_ops *ops = tab.env->hyp->ops;
+	int err = ops->gnt_open(tab.env->hyp, &c->gnt);
+
+	if (!err)
+		err = ops->evtchn_open(tab.env->hyp, &c->evtchn);
+	if (err) {
+		dev_set_error(c->dev, "cannot open grant table or event channels: %s",
+			      strerror(-err));
+		return err;
+	}
+	c->pages = 1u << rings->order;
+	for (unsigned i = 0; i < rings->count; i++)
+		c->ring[i].port = -1;
+	c->nrings = rings->count;
+	for (unsigned i = 0; !err && i < rings->count; i++)
+		err = map_ring(c, i, rings);
+	return err;
+}
+
+static int make_poller(struct connection *c, const struct dev_rings *rings,
+		       const struct settings *settings, const struct dev_geometry *g)
+{
+	struct device *dev = c->dev;
+	const struct poller_config config = {
+		.name = dev->name,
+		.hyp = tab.env->hyp,
+		.gnt = c->gnt,
+		.evtchn = c->evtchn,
+		.domid = dev->domid,
+		.workers = tab.env->workers,
+		.image = c->image,
+		.limits = limits_of(dev, g, settings),
+		.settings = settings,
+		.persistent = rings->persistent && g->persistent,
+		.serial = !(img_info(c->image)->caps & RD_CAP_PARALLEL),
+		.direct = settings->value[SET_CACHE] == CACHE_NONE,
+		.memory = &dev->guest->memory,
+		.grants = &dev->guest->grants,
+		.stats = &dev->stats,
+		.flush_failed = &dev->flush_failed,
+		.event = on_event,
+		.arg = dev,
+		.nrings = c->nrings,
+		.ring = c->ring,
+	};
+	int err = poller_create(&config, &c->poller);
+
+	if (err)
+		dev_set_error(dev, err == -EPROTO ? "the ring's indices are impossible"
+						  : "no memory for the rings");
+	return err;
+}
+
+static int build_connection(struct device *dev, const struct dev_rings *rings,
+			    struct dev_geometry *geometry, struct connection **out)
+{
+	struct settings settings = settings_now(dev);
+	struct connection *c = calloc(1, sizeof *c);
+	int err;
+
+	if (!c)
+		return -ENOMEM;
+	c->dev = ref(dev);
+	err = open_image(dev, &dev->parsed, &settings, 0, &c->image);
+	if (err)
+		goto err_free;
+	geometry_of(dev, img_info(c->image), &settings, geometry);
+	err = map_rings(c, rings);
+	if (!err)
+		err = make_poller(c, rings, &settings, geometry);
+	if (!err)
+		err = poller_start(c->poller);
+	if (err)
+		goto err_free;
+	*out = c;
+	return 0;
+
+err_free:
+	connection_free(c);
+	return err;
+}
+
+int dev_connect(struct device *dev, const struct dev_rings *rings, struct dev_geometry *geometry)
+{
+	struct connection *c;
+	char reason[512];
+	int err;
+
+	assert(rings->count && rings->count <= DEV_MAX_QUEUES && rings->order <= RING_MAX_ORDER);
+	dev_disconnect(dev);
+	err = build_connection(dev, rings, geometry, &c);
+	if (err) {
+		log_err(LOG_DEVICE, "cannot connect: %s", dev_error(dev, reason, sizeof reason));
+		return err;
+	}
+	lock_acquire(&dev->lock);
+	dev->conn = c;
+	dev->state = DEV_CONNECTED;
+	dev->geometry = *geometry;
+	dev->ring_order = rings->order;
+	dev->abi = rings->abi;
+	dev->persistent = rings->persistent && geometry->persistent;
+	lock_release(&dev->lock);
+	log_info(LOG_DEVICE, "connected: %s, %s, %llu sectors, %u ring(s) of %u page(s)%s",
+		 dev->params, dev->writable ? "read-write" : "read-only",
+		 (unsigned long long)geometry->sectors, rings->count, 1u << rings->order,
+		 dev->persistent ? ", persistent grants" : "");
+	return 0;
+}
+
+/* --- disconnecting ----------------------------------------------------------------------------------------- */
+
+/* Make what is written durable before the image is closed: nobody else will. */
+static void flush_at_end(struct connection *c)
+{
+	int err;
+
+	if (!img_writable(c->image) || atomic_load(&c->dev->flush_failed))
+		return;
+	err = img_flush(c->image);
+	if (!err)
+		return;
+	atomic_store(&c->dev->flush_failed, true);
+	dev_set_error(c->dev, "flush at the end failed: %s", strerror(-err));
+	log_err(LOG_DEVICE, "flush at the end failed: %s", strerror(-err));
+}
+
+/* "rd-stuck": until the call that hangs comes back, if it ever does. */
+static void *wait_for_stuck(void *arg)
+{
+	struct connection *c = arg;
+
+	log_set_prefix(c->dev->name);
+	poller_pause(c->poller, -1);
+	log_warn(LOG_DEVICE, "the call that hung has returned; its image is closed now");
+	connection_free(c);
+	return NULL;
+}
+
+/* A call does not return.  The guest gets its memory back, and the call a thread to wait for it. */
+static int give_up(struct connection *c)
+{
+	const struct hyp_ops *ops = tab.env->hyp->ops;
+	pthread_t thread;
+
+	log_err(LOG_DEVICE, "a driver call has not returned in %d s: the guest's memory is revoked, "
+		"and the image stays open and locked until the call returns", DRAIN_MS / 1000);
+	dev_set_error(c->dev, "a driver call does not return; the image is still in use");
+	poller_revoke(c->poller);
+	for (unsigned i = 0; i < c->nrings; i++) {
+		ops->evtchn_unbind(c->evtchn, c->ring[i].port);
+		c->ring[i].port = -1;
+		ops->gnt_revoke(c->gnt, c->ring[i].pages, c->pages);
+	}
+	if (thread_start(&thread, "rd-stuck", wait_for_stuck, c))
+		log_err(LOG_DEVICE, "no thread to wait for it: what hangs is never freed");
+	else
+		pthread_detach(thread);
+	return -ETIMEDOUT;
+}
+
+int dev_disconnect(struct device *dev)
+{
+	struct connection *c;
+	int err;
+
+	lock_acquire(&dev->lock);
+	c = dev->conn;
+	lock_release(&dev->lock);
+	if (!c)
+		return 0;
+	err = poller_pause(c->poller, monotonic_ms() + DRAIN_MS);
+	lock_acquire(&dev->lock);
+	dev->conn = NULL;
+	dev->state = DEV_IDLE;
+	dev->geometry = (struct dev_geometry){0};
+	lock_release(&dev->lock);
+	if (err)
+		return give_up(c);
+	poller_fail_parked(c->poller);
+	poller_destroy(c->poller);
+	c->poller = NULL;
+	unmap_rings(c);
+	c->nrings = 0;
+	flush_at_end(c);
+	connection_free(c);
+	log_info(LOG_DEVICE, "disconnected");
+	return 0;
+}
+
+/* --- pause, unpause, size ------------------------------------------------------------------------------------ */
+
+static void set_state(struct device *dev, enum dev_state state)
+{
+	LOCK_SCOPE(&dev->lock);
+	if (dev->conn && dev->state != DEV_BROKEN)
+		dev->state = state;
+}
+
+/* The connection, if its state is one of the two. */
+static struct connection *connection_in(struct device *dev, enum dev_state a, enum dev_state b)
+{
+	LOCK_SCOPE(&dev->lock);
+	return dev->state == a || dev->state == b ? dev->conn : NULL;
+}
+
+int dev_pause(struct device *dev)
+{
+	struct connection *c = connection_in(dev, DEV_CONNECTED, DEV_PAUSED);
+	int err;
+
+	if (!c) {
+		dev_set_error(dev, "not connected: nothing to pause");
+		return -ENOTCONN;
+	}
+	err = poller_pause(c->poller, monotonic_ms() + PAUSE_MS);
+	if (err) {
+		poller_resume(c->poller, NULL, NULL, false, false);
+		dev_set_error(dev, "requests have not finished in %d s: not paused", PAUSE_MS / 1000);
+		return err;
+	}
+	set_state(dev, DEV_PAUSED);
+	log_info(LOG_DEVICE, "paused");
+	return 0;
+}
+
+static void go_on(struct device *dev, struct connection *c)
+{
+	struct settings settings = settings_now(dev);
+	struct parse_limits limits = limits_of(dev, &dev->geometry, &settings);
+
+	poller_resume(c->poller, c->image, &limits, settings.value[SET_CACHE] == CACHE_NONE,
+		      !(img_info(c->image)->caps & RD_CAP_PARALLEL));
+}
+
+/* The guest cannot be told of another sector size while it runs. */
+static int fits_guest(struct device *dev, const struct image *image)
+{
+	uint32_t block = img_info(image)->logical_block;
+
+	if (block <= dev->geometry.sector_size)
+		return 0;
+	dev_set_error(dev, "the new image has blocks of %u bytes, the guest was told %u", block,
+		      dev->geometry.sector_size);
+	return -EINVAL;
+}
+
+/* Take the new image into use; the old one is closed. */
+static void adopt(struct device *dev, struct connection *c, struct image *image,
+		  struct params *parsed, const struct settings *settings, char *params)
+{
+	struct dev_geometry g;
+
+	geometry_of(dev, img_info(image), settings, &g);
+	c->image = image;
+	lock_acquire(&dev->lock);
+	params_free(&dev->parsed);
+	dev->parsed = *parsed;
+	free(dev->params);
+	dev->params = params;
+	dev->settings = *settings;
+	dev->geometry.sectors = g.sectors;
+	dev->geometry.discard = g.discard;
+	lock_release(&dev->lock);
+}
+
+/* The old image was closed to make way; without it the disk cannot go on. */
+static int reopen_old(struct device *dev, struct connection *c)
+{
+	struct settings settings = settings_now(dev);
+	char why[512], again[512];
+	int err;
+
+	dev_error(dev, why, sizeof why);
+	err = open_image(dev, &dev->parsed, &settings, 0, &c->image);
+	if (err) {
+		dev_error(dev, again, sizeof again);
+		dev_set_error(dev, "%.200s; and the old image cannot be opened again: %.200s", why, again);
+		log_err(LOG_DEVICE, "%.200s; and the old image cannot be opened again: %.200s", why,
+			again);
+	} else {
+		dev_set_error(dev, "%s", why);
+	}
+	return err;
+}
+
+/* Close the old image and open the new one: in this order, as the new may stand on the old. */
+static int swap_image(struct device *dev, struct connection *c, const char *string)
+{
+	struct settings settings = settings_now(dev);
+	struct image *image = NULL;
+	struct params parsed;
+	char *copy = strdup(string);
+	int err;
+
+	if (!copy)
+		return -ENOMEM;
+	err = take_params(dev, string, &parsed, &settings);
+	if (err) {
+		free(copy);
+		return err;
+	}
+	if (c->image) {
+		flush_at_end(c);
+		img_close(c->image);
+		c->image = NULL;
+	}
+	err = open_image(dev, &parsed, &settings, 0, &image);
+	if (!err)
+		err = fits_guest(dev, image);
+	if (!err) {
+		adopt(dev, c, image, &parsed, &settings, copy);
+		return 0;
+	}
+	img_close(image);
+	params_free(&parsed);
+	free(copy);
+	reopen_old(dev, c);
+	return err;
+}
+
+int dev_unpause(struct device *dev, const char *params)
+{
+	struct connection *c = connection_in(dev, DEV_PAUSED, DEV_PAUSED);
+	uint64_t sectors = dev->geometry.sectors;
+	int err;
+
+	if (!c) {
+		dev_set_error(dev, "not paused");
+		return -EINVAL;
+	}
+	err = params ? swap_image(dev, c, params) : 0;
+	if (!err && !c->image)
+		err = -ENOENT;
+	if (err) {
+		char why[512];
+
+		log_err(LOG_DEVICE, "still paused: %s", dev_error(dev, why, sizeof why));
+		return err;
+	}
+	set_state(dev, DEV_CONNECTED);
+	go_on(dev, c);
+	log_info(LOG_DEVICE, "going on, on %s", dev->params);
+	if (dev->geometry.sectors != sectors && tab.env->notify)
+		tab.env->notify(dev, DEV_EV_RESIZED, tab.env->notify_arg);
+	return 0;
+}
+
+int dev_refresh(struct device *dev, struct dev_geometry *geometry)
+{
+	struct connection *c = connection_in(dev, DEV_CONNECTED, DEV_PAUSED);
+	bool paused = connection_in(dev, DEV_PAUSED, DEV_PAUSED) != NULL;
+	int changed, err = 0;
+
+	if (!c || !c->image)
+		return 0;
+	changed = img_refresh(c->image);
+	if (changed > 0) {
+		if (!paused)
+			err = poller_pause(c->poller, monotonic_ms() + PAUSE_MS);
+		lock_acquire(&dev->lock);
+		dev->geometry.sectors = img_info(c->image)->size / SECTOR;
+		lock_release(&dev->lock);
+		if (!paused && err)
+			poller_resume(c->poller, NULL, NULL, false, false);
+		else if (!paused)
+			go_on(dev, c);
+		log_info(LOG_DEVICE, "size is now %llu sectors",
+			 (unsigned long long)dev->geometry.sectors);
+	}
+	if (geometry)
+		*geometry = dev->geometry;
+	return err ? err : changed;
+}
+
+static void look_at_size(struct device *dev, void *arg)
+{
+	(void)arg;
+	atomic_store(&dev->looking, false);
+	if (dev_refresh(dev, NULL) > 0 && tab.env->notify)
+		tab.env->notify(dev, DEV_EV_RESIZED, tab.env->notify_arg);
+}
+
+/* From the poller or a worker. */
+static void on_event(void *arg, int what)
+{
+	struct device *dev = arg;
+	int event = 0;
+
+	switch (what) {
+	case POLLER_TICK:
+		if (!atomic_exchange(&dev->looking, true) && dev_submit(dev, look_at_size, NULL))
+			atomic_store(&dev->looking, false);
+		return;
+	case POLLER_BROKEN:
+		set_state(dev, DEV_BROKEN);
+		dev_set_error(dev, "the frontend's ring is impossible: stopped");
+		event = DEV_EV_BROKEN;
+		break;
+	case POLLER_PARKED:
+		dev_set_error(dev, atomic_load(&dev->flush_failed)
+				   ? "a flush failed: flushes are held and I/O fails; detach the disk"
+				   : "no space: writes wait; make room, then: ringdisk unpause %s",
+			      dev->name);
+		event = DEV_EV_PARKED;
+		break;
+	}
+	if (tab.env->notify)
+		tab.env->notify(dev, event, tab.env->notify_arg);
+}
+
+/* --- looking ------------------------------------------------------------------------------------------------ */
+
+uint32_t dev_domid(const struct device *dev)
+{
+	return dev->domid;
+}
+
+uint32_t dev_vdev(const struct device *dev)
+{
+	return dev->vdev;
+}
+
+const char *dev_name(const struct device *dev)
+{
+	return dev->name;
+}
+
+const char *dev_kind(const struct device *dev)
+{
+	return dev->kind;
+}
+
+enum dev_state dev_state(struct device *dev)
+{
+	LOCK_SCOPE(&dev->lock);
+	return dev->state;
+}
+
+struct stats *dev_stats(struct device *dev)
+{
+	return &dev->stats;
+}
+
+void dev_look(struct device *dev, struct dev_view *view)
+{
+	struct poller_view pv = {0};
+
+	*view = (struct dev_view){
+		.domid = dev->domid,
+		.vdev = dev->vdev,
+		.writable = dev->writable,
+		.cdrom = dev->cdrom,
+		.flush_failed = atomic_load(&dev->flush_failed),
+	};
+	LOCK_SCOPE(&dev->lock);
+	view->state = dev->state;
+	view->geometry = dev->geometry;
+	view->settings = dev->settings;
+	view->ring_order = dev->ring_order;
+	view->abi = dev->abi;
+	view->persistent = dev->persistent;
+	snprintf(view->params, sizeof view->params, "%s", dev->params);
+	snprintf(view->driver, sizeof view->driver, "%s",
+		 dev->parsed.driver ? dev->parsed.driver->name : "");
+	snprintf(view->error, sizeof view->error, "%s", dev->error);
+	if (!dev->conn)
+		return;
+	/* Rank order: the poller's locks come after the device's. */
+	poller_look(dev->conn->poller, &pv);
+	view->rings = dev->conn->nrings;
+	view->inflight = pv.inflight;
+	view->parked = pv.parked;
+	view->memory = pv.memory;
+	view->grants = pv.grants;
+}
+
+int dev_set(struct device *dev, const char *key, const char *value, enum setting_origin origin,
+	    char *err, size_t errlen)
+{
+	int rc;
+
+	LOCK_SCOPE(&dev->lock);
+	rc = settings_set(&dev->settings, key, value, origin, err, errlen);
+	if (!rc && dev->conn)
+		poller_apply(dev->conn->poller, &dev->settings);
+	return rc;
+}

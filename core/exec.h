@@ -1,0 +1,90 @@
+/*
+ * exec.h - what is done with a request
+ *
+ * Getting at the guest's data (persistent pages, grant copy, grant map), the I/O itself on one of three
+ * ways (inline on the poller, blocking on a worker, asynchronous by the kernel), and what a result means
+ * for durability and for the operator.  Knows nothing of rings, pollers or devices: whoever calls owns
+ * the requests before and after.
+ *
+ *      exec_prepare ---> exec_batch(inline) ---> exec_release        on the poller
+ *                   \--> exec_batch(blocking) -> exec_release        prepare on the poller, then a worker
+ *                   \--> exec_aio_start ... exec_aio_done -> exec_finish_reads -> exec_release
+ */
+#ifndef RD_EXEC_H
+#define RD_EXEC_H
+
+#include "bufs.h"
+#include "grants.h"
+#include "hyp.h"
+#include "image.h"
+#include "io.h"
+#include "request.h"
+#include "settings.h"
+#include "stats.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#define EXEC_BATCH   32u
+#define EXEC_SLOW_NS 200000u /* an inline call that takes longer slept */
+
+/* How a device's requests are executed.  Set before start, but where it says otherwise. */
+struct exec {
+	struct hyp *hyp;
+	struct hyp_gnt *gnt;
+	uint32_t domid;
+	struct image *image; /* changed only while nothing is in flight */
+	struct bufs *bufs;
+	struct stats *stats;
+	enum grant_mode grant; /* in effect: persistent only if the frontend agreed */
+	bool direct;           /* the image wants private aligned buffers */
+	bool inline_io;        /* aio=inline */
+	uint64_t slow_until;   /* poller only: no inline service before this */
+	_Atomic bool sync;          /* every write durable before its answer */
+	_Atomic bool report_enospc; /* answer ERROR instead of parking */
+	/* Promise 3: a flush failed; owned by the device, outlives reconnects. */
+	_Atomic bool *flush_failed;
+	/* The guest's memory is not ours any more; nobody new may touch it. */
+	_Atomic bool revoked;
+	_Atomic unsigned inside; /* threads that touch it right now */
+};
+
+/*
+ * [poller] Give the request its memory: pin pages, or take a buffer.  For INDIRECT: exec_fetch_segments
+ * and parse_segments came before.  -EAGAIN: no memory now, try again when a request has finished.
+ */
+int exec_prepare(struct exec *x, struct grant_cache *cache, struct request *req);
+/* [poller] Arrays for an indirect request (-EAGAIN as above), and its segments copied from the pages
+ * that the slot named.  Other -errno: the guest's grants are bad. */
+int exec_fetch_segments(struct exec *x, struct grant_cache *cache, struct request *req,
+			const uint32_t *grefs);
+
+/*
+ * Execute all of list, in order.  Inline: only what can be done at once; what cannot stays in list.
+ * Blocking: everything; list is empty afterwards.  Done ones, with err set, are appended to done.
+ */
+void exec_batch(struct exec *x, struct list_head *list, bool inline_, struct list_head *done);
+/* Could exec_batch do it inline at all? */
+bool exec_may_inline(const struct exec *x, const struct request *req, uint64_t now);
+
+/* [poller] Queue on aio; -EAGAIN: use a worker.  Data to write has been copied in by exec_copy_in. */
+int exec_aio_start(struct exec *x, struct io_aio *aio, struct request *req);
+/* [poller] One part came back.  True: that was the last. */
+bool exec_aio_done(struct exec *x, struct request *req, int result);
+/* Copy between private buffers and the guest, one grant-copy call for all of list. */
+void exec_copy_in(struct exec *x, struct list_head *list);
+void exec_finish_reads(struct exec *x, struct list_head *list);
+
+/* Give everything back that exec_prepare took: before the answer. */
+void exec_release(struct exec *x, struct request *req);
+
+/* The gate to the guest's memory: enter before touching it, false if it is ours no more; leave soon, and
+ * never block in between. */
+bool exec_enter(struct exec *x);
+void exec_leave(struct exec *x);
+/* Nobody may touch the guest's memory from now on: returns when nobody is at it.  Then take away what is
+ * mapped: grants_revoke for the persistent pages, and this for each request. */
+void exec_revoke(struct exec *x);
+void exec_revoke_request(struct exec *x, struct request *req);
+
+#endif

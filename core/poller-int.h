@@ -1,0 +1,116 @@
+/*
+ * poller-int.h - what the three files of the poller share
+ *
+ *   poller.c         the thread: sleeping, pausing, start and end
+ *   poller-serve.c   consuming: from the ring to execution (poller thread only)
+ *   poller-finish.c  the queue to the workers, and finishing: answers (poller and workers)
+ *
+ * Locks.  Ring lock (RANK_RING): response index, free slots, in-flight and parked counts and lists,
+ * stalled.  todo lock (RANK_LEAF): the queue to the workers.  state lock (RANK_LEAF): idle, for pause.
+ * Everything else belongs to the poller thread.
+ */
+#ifndef RD_POLLER_INT_H
+#define RD_POLLER_INT_H
+
+#include "poller.h"
+
+#include "base/list.h"
+#include "lock.h"
+#include "order.h"
+#include "request.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#define JOBS 16u /* workers that one device may occupy */
+
+struct pring {
+	/* set before start */
+	struct poller *poller;
+	unsigned index;
+	int port;
+	struct request *slot; /* ring.size of them, one table */
+	struct grant_cache *cache; /* poller only */
+	struct rd_lock lock;
+	struct ring ring;          /* see ring.h for who uses what */
+	/* under lock */
+	struct list_head free;
+	struct list_head parked;   /* by seq */
+	unsigned inflight, nparked; /* parked ones are in flight, too */
+	bool stalled;
+	/* poller only */
+	struct request *held;      /* copied and checked, waits for memory or for its turn */
+	uint32_t held_gref[RING_INDIRECT_PAGES];
+	struct order order;
+};
+
+struct io_job {
+	struct pool_job job;
+	struct poller *poller;
+	struct list_head node; /* idle ones; todo lock */
+};
+
+struct poller {
+	/* set before start */
+	struct poller_config cfg;
+	char thread_name[16];
+	int kick;
+	unsigned nrings;
+	struct pring *ring;
+	struct bufs bufs;
+	struct pool_client client;
+	struct io_job job[JOBS];
+	pthread_t thread;
+	bool started;
+	/* changed only while paused */
+	struct exec exec;
+	struct parse_limits limits;
+	struct io_aio *aio;
+	/* atomic */
+	_Atomic bool stop, pausing, resuming, revoked, broken;
+	_Atomic bool full;  /* a write waits for space: consume no more */
+	_Atomic unsigned max_requests;
+	_Atomic bool look;  /* adaptive polling allowed */
+	_Atomic bool slow;  /* workers: calls take long, one request per worker */
+	/* poller only */
+	uint64_t seq;
+	unsigned aio_inflight;
+	unsigned look_in, look_every; /* wake-ups until the next look, and the distance */
+	uint64_t next_tick;
+	unsigned passes;
+	unsigned spurious;  /* events in a row that brought nothing */
+	int unmask;         /* port to unmask when all is served, or -1 */
+	bool retry;         /* memory is short and nobody will kick: look again soon */
+	/* todo_lock */
+	struct rd_lock todo_lock;
+	struct list_head todo, idle_jobs;
+	unsigned ntodo, active;
+	/* state_lock */
+	struct rd_lock state_lock;
+	pthread_cond_t idle_cond;
+	bool idle; /* paused, and nothing in flight but what is parked */
+};
+
+/* --- poller.c */
+void poller_kick(struct poller *p);
+/* False: it is to stop, paused, full or broken. */
+bool poller_may_consume(struct poller *p);
+
+/* --- poller-serve.c: poller thread */
+/* Serve a ring until it is empty.  Adds what was found to *found; true: there is more. */
+bool serve_ring(struct pring *r, unsigned *found);
+/* Finish what the kernel completed. */
+void serve_aio(struct poller *p);
+
+/* --- poller-finish.c: any thread */
+/* The end of a batch: answer or park; list is empty afterwards. */
+void finish(struct poller *p, struct list_head *list, uint64_t now, bool on_poller);
+/* Answer one request, under the ring lock; the push is the caller's. */
+void finish_answer_locked(struct pring *r, struct request *req);
+void finish_notify(struct pring *r);
+/* Hand list over to the workers; it is empty afterwards. */
+void work_enqueue(struct poller *p, struct list_head *list);
+/* Before the thread starts. */
+void work_init(struct poller *p);
+
+#endif

@@ -1,0 +1,341 @@
+/*
+ * poller-serve.c - consuming: from the ring to execution
+ *
+ * One step of a ring: take up to 32 slots under the ring lock, copy and check that many requests, give
+ * each its turn (order.h) and its memory (exec_prepare), execute them: inline, by the kernel (aio), or by
+ * workers.  Steps follow one another until the ring's final check finds nothing.
+ *
+ * A request that cannot go now (memory, a barrier) is held: one per ring, and the ring is not consumed any
+ * further.  Everything here runs on the poller thread.
+ */
+#include "poller-int.h"
+
+#include "base/bytes.h"
+#include "base/clock.h"
+#include "log.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define PASS_BUDGET 1024u  /* requests per ring before the other things are looked at again */
+#define LOOK_NS     20000u /* adaptive polling looks for so long */
+#define LOOK_EVERY  32u    /* how often it is tried while it does not pay, doubling up to... */
+#define LOOK_MAX    4096u
+
+/* --- executing what was parsed --------------------------------------------------------------- */
+
+static void aio_submit_list(struct poller *p, struct list_head *list, struct list_head *done)
+{
+	struct request *req, *next;
+	unsigned n = 0;
+
+	exec_copy_in(&p->exec, list);
+	list_for_each_safe(req, next, list, node) {
+		int err;
+
+		if (req->err) {
+			list_move_tail(&req->node, done);
+			continue;
+		}
+		err = exec_aio_start(&p->exec, p->aio, req);
+		if (err == -EAGAIN)
+			continue;
+		if (err == -EALREADY) {
+			list_move_tail(&req->node, done);
+			continue;
+		}
+		list_del(&req->node);
+		n++;
+	}
+	if (n) {
+		p->aio_inflight += n;
+		stats_add(p->cfg.stats->aio_io, n);
+		io_aio_submit(p->aio);
+	}
+}
+
+void serve_aio(struct poller *p)
+{
+	struct io_aio_done ev[EXEC_BATCH];
+	struct list_head done, again;
+	unsigned n;
+
+	list_init(&again);
+	do {
+		list_init(&done);
+		n = io_aio_reap(p->aio, ev, EXEC_BATCH);
+		for (unsigned i = 0; i < n; i++) {
+			struct request *req = ev[i].tag;
+
+			if (!exec_aio_done(&p->exec, req, ev[i].result))
+				continue;
+			p->aio_inflight--;
+			/* What the kernel would not take as it was, a worker does. */
+			if (req->err == -EAGAIN || req->err == -EINVAL) {
+				req->err = 0;
+				list_add_tail(&req->node, &again);
+			} else {
+				list_add_tail(&req->node, &done);
+			}
+		}
+		exec_finish_reads(&p->exec, &done);
+		finish(p, &done, now_ns(), true);
+	} while (n == EXEC_BATCH);
+	work_enqueue(p, &again);
+}
+
+/* Those of list that failed already go to done. */
+static void split_failed(struct list_head *list, struct list_head *done)
+{
+	struct request *req, *next;
+
+	list_for_each_safe(req, next, list, node)
+		if (req->err)
+			list_move_tail(&req->node, done);
+}
+
+static void execute(struct poller *p, struct list_head *list)
+{
+	struct list_head done;
+
+	list_init(&done);
+	split_failed(list, &done);
+	if (p->exec.direct && p->aio) {
+		aio_submit_list(p, list, &done);
+		exec_finish_reads(&p->exec, &done);
+	} else if (p->exec.inline_io && !list_empty(list)) {
+		exec_batch(&p->exec, list, true, &done);
+	}
+	finish(p, &done, now_ns(), true);
+	work_enqueue(p, list);
+}
+
+/* --- consuming ------------------------------------------------------------------------------- */
+
+static void stop_broken(struct pring *r)
+{
+	struct poller *p = r->poller;
+
+	if (atomic_exchange(&p->broken, true))
+		return;
+	log_err(LOG_POLLER, "ring %u: the frontend's producer index is impossible: device stopped",
+		r->index);
+	p->cfg.event(p->cfg.arg, POLLER_BROKEN);
+}
+
+/*
+ * Take up to EXEC_BATCH slots for requests that wait.  Their number; 0: none wait; -EBUSY: none may be
+ * taken now, and whoever finishes will kick; -EPROTO: the ring is broken.
+ */
+static int take_slots(struct pring *r, struct list_head *slots)
+{
+	struct poller *p = r->poller;
+	uint32_t prod = ring_read_prod(&r->ring);
+	unsigned limit = atomic_load_explicit(&p->max_requests, memory_order_relaxed), take;
+	int waiting, n = 0;
+
+	LOCK_SCOPE(&r->lock);
+	waiting = ring_pending(&r->ring, prod, r->ring.rsp_prod);
+	if (waiting <= 0)
+		return waiting;
+	take = MIN((unsigned)waiting, EXEC_BATCH);
+	if (limit)
+		take = r->inflight < limit ? MIN(take, limit - r->inflight) : 0;
+	for (; n < (int)take && !list_empty(&r->free); n++)
+		list_move_tail(r->free.next, slots);
+	r->inflight += (unsigned)n;
+	if (!n)
+		r->stalled = true;
+	return n ? n : -EBUSY;
+}
+
+static void give_slots_back(struct pring *r, struct list_head *slots, unsigned n)
+{
+	LOCK_SCOPE(&r->lock);
+	r->inflight -= n;
+	list_splice_tail(slots, &r->free);
+}
+
+/* Copy the next request into req and check it. */
+static void parse_next(struct pring *r, struct request *req, uint64_t now)
+{
+	struct poller *p = r->poller;
+	struct ring_request wire;
+
+	ring_copy_request(&r->ring, &wire);
+	req->seg = req->small_seg;
+	req->iov = req->small_iov;
+	req->pin = req->small_pin;
+	req->page = req->small_page;
+	req->seq = p->seq++;
+	req->start_ns = now;
+	req->iovcnt = 0;
+	req->err = parse_request(&wire, &p->limits, req);
+	if (!req->err && req->flags & REQ_INDIRECT)
+		memcpy(r->held_gref, wire.indirect_gref, sizeof wire.indirect_gref);
+	if (req->err == -EOPNOTSUPP)
+		stats_add(p->cfg.stats->unknown_ops, 1);
+	else if (req->err)
+		stats_add(p->cfg.stats->bad_requests, 1);
+}
+
+/* Copy and check the segments of an indirect request, once. */
+static int fetch_segments(struct pring *r, struct request *req)
+{
+	struct poller *p = r->poller;
+	int err = exec_fetch_segments(&p->exec, r->cache, req, r->held_gref);
+
+	if (err == -EAGAIN)
+		return err;
+	req->flags &= ~REQ_INDIRECT;
+	stats_add(p->cfg.stats->indirect, 1);
+	if (!err)
+		err = parse_segments(&p->limits, req);
+	if (err)
+		stats_add(p->cfg.stats->bad_requests, 1);
+	return err;
+}
+
+/* Requests of the ring that run now; own of those in flight are not among them. */
+static unsigned running(struct pring *r, unsigned own)
+{
+	LOCK_SCOPE(&r->lock);
+	return r->inflight - r->nparked - own;
+}
+
+/* Give req its turn and its memory.  False: not now.  own: slots taken that run not yet, req's too. */
+static bool admit(struct pring *r, struct request *req, unsigned own)
+{
+	struct poller *p = r->poller;
+	int err = req->err;
+
+	if (err)
+		return true;
+	if (req->flags & REQ_BARRIER || r->order.barrier_running) {
+		unsigned others = running(r, own);
+
+		/* What is parked is not running, but comes first. */
+		if (atomic_load(&p->full) || !order_admit(&r->order, req, others))
+			return false;
+	}
+	if (req->flags & REQ_INDIRECT)
+		err = fetch_segments(r, req);
+	if (!err)
+		err = exec_prepare(&p->exec, r->cache, req);
+	if (err == -EAGAIN)
+		return false;
+	req->err = err;
+	return true;
+}
+
+/* The request that waits: may it go now?  If not, somebody will kick, or it is retried soon. */
+static bool release_held(struct pring *r, struct list_head *list)
+{
+	struct poller *p = r->poller;
+	bool last;
+
+	while (!admit(r, r->held, 1)) {
+		lock_acquire(&r->lock);
+		r->stalled = true;
+		last = r->inflight - r->nparked == 1;
+		lock_release(&r->lock);
+		if (!last || atomic_load(&p->full))
+			return false;
+		if (!(r->held->flags & REQ_BARRIER) && !r->order.barrier_running) {
+			p->retry = true;
+			return false;
+		}
+	}
+	list_add_tail(&r->held->node, list);
+	r->held = NULL;
+	return true;
+}
+
+/* Copy, check and admit what waits, into list.  As take_slots. */
+static int gather(struct pring *r, struct list_head *list, uint64_t now)
+{
+	struct list_head slots;
+	struct request *req;
+	int n;
+
+	if (r->held)
+		return release_held(r, list) ? 1 : -EBUSY;
+	list_init(&slots);
+	n = take_slots(r, &slots);
+	for (int i = 0; i < n; i++) {
+		req = list_first_entry(&slots, struct request, node);
+		list_del(&req->node);
+		parse_next(r, req, now);
+		if (!admit(r, req, (unsigned)(n - i))) {
+			r->held = req;
+			give_slots_back(r, &slots, (unsigned)(n - i - 1));
+			break;
+		}
+		list_add_tail(&req->node, list);
+	}
+	return n;
+}
+
+/* One step of a ring: gather and execute up to a batch. As take_slots. */
+static int consume(struct pring *r)
+{
+	struct poller *p = r->poller;
+	struct list_head list;
+	int n;
+
+	list_init(&list);
+	if (!exec_enter(&p->exec))
+		return -EBUSY;
+	n = gather(r, &list, now_ns());
+	exec_leave(&p->exec);
+	if (n == -EPROTO)
+		stop_broken(r);
+	if (n > 0)
+		execute(p, &list);
+	return n;
+}
+
+/* Adaptive polling: it paid lately, or it is time to find out again: look for a moment longer. */
+static bool look(struct pring *r)
+{
+	struct poller *p = r->poller;
+	uint64_t end;
+
+	if (!atomic_load_explicit(&p->look, memory_order_relaxed) || p->look_in--)
+		return false;
+	stats_add(p->cfg.stats->polls, 1);
+	end = now_ns() + LOOK_NS;
+	do {
+		if (ring_read_prod(&r->ring) != r->ring.req_cons) {
+			stats_add(p->cfg.stats->poll_hits, 1);
+			p->look_every = p->look_in = 0;
+			return true;
+		}
+		for (int i = 0; i < 16; i++)
+			cpu_relax();
+	} while (now_ns() < end);
+	p->look_every = p->look_every ? MIN(p->look_every * 2, LOOK_MAX) : LOOK_EVERY;
+	p->look_in = p->look_every;
+	return false;
+}
+
+/* Serve a ring until it is empty.  Adds what was found to *found; true: there is more. */
+bool serve_ring(struct pring *r, unsigned *found)
+{
+	unsigned done = 0;
+	int n;
+
+	while (poller_may_consume(r->poller)) {
+		n = consume(r);
+		if (n > 0)
+			done += (unsigned)n;
+		else if (n < 0 || !((done && look(r)) || ring_final_check(&r->ring)))
+			break;
+		if (done >= PASS_BUDGET) {
+			*found += done;
+			return true;
+		}
+	}
+	*found += done;
+	return false;
+}

@@ -1,0 +1,438 @@
+/*
+ * poller.c - the thread that serves the rings of one device
+ *
+ * A pass: sleep in poll() on the event channel, the kick (an eventfd) and aio; then for each ring take
+ * up to 32 slots under the ring lock, copy and check that many requests, execute them (inline, by the
+ * kernel, or by workers), and answer those that are done with one push and at most one notification.
+ * When the final check finds nothing, the port is unmasked and the thread sleeps again.
+ *
+ *        event ---> take slots ---> copy, parse ---> prepare ---> inline ------------> finish
+ *        kick          |                               |            \-> aio ... reap -^
+ *                   none free:                      no memory,       \-> todo -> worker: finish
+ *                   stalled                         barrier: held
+ *
+ * What can go wrong: an impossible producer index stops the device (POLLER_BROKEN) and no other; a
+ * malformed request is answered and counted; a request that must wait for the operator is parked.
+ *
+ * Stalling.  When the poller leaves requests in a ring for lack of a slot, for a barrier, for memory or
+ * for max-requests, it sets stalled under the ring lock; whoever finishes a request takes that back and
+ * kicks.  So there is no wake-up that can be lost, and none that nobody waits for.
+ */
+#include "poller-int.h"
+
+#include "base/clock.h"
+#include "log.h"
+#include "thread.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#define TRIM_MS     2000  /* idle for so long: give buffers back */
+#define STORM       64u   /* spurious events in a row, from which on the port stays masked a while */
+#define STORM_MS    1
+#define RETRY_MS    50
+#define AIO_DEPTH   128u
+#define TICK_PASSES 16u   /* wake-ups between two looks at the clock for the tick */
+
+void poller_kick(struct poller *p)
+{
+	uint64_t one = 1;
+
+	/* Fails only if the counter is full: then it is readable anyway. */
+	(void)!write(p->kick, &one, sizeof one);
+}
+
+bool poller_may_consume(struct poller *p)
+{
+	return !atomic_load_explicit(&p->stop, memory_order_relaxed) &&
+	       !atomic_load_explicit(&p->pausing, memory_order_acquire) &&
+	       !atomic_load_explicit(&p->full, memory_order_relaxed) &&
+	       !atomic_load_explicit(&p->broken, memory_order_relaxed);
+}
+
+/* --- pausing: poller ------------------------------------------------------------------------- */
+
+/* Nothing of the ring is at work.  If something is, its end kicks us. */
+static bool ring_idle(struct pring *r)
+{
+	bool idle;
+
+	LOCK_SCOPE(&r->lock);
+	idle = r->inflight - r->nparked == (r->held ? 1u : 0u);
+	r->stalled = r->stalled || !idle;
+	return idle;
+}
+
+static void check_idle(struct poller *p)
+{
+	for (unsigned i = 0; i < p->nrings; i++)
+		if (!ring_idle(&p->ring[i]))
+			return;
+	LOCK_SCOPE(&p->state_lock);
+	p->idle = true;
+	pthread_cond_broadcast(&p->idle_cond);
+}
+
+/* After a pause: what was parked goes first. */
+static void restart_parked(struct poller *p)
+{
+	struct list_head list;
+	struct request *req;
+	unsigned n = 0;
+
+	list_init(&list);
+	for (unsigned i = 0; i < p->nrings; i++) {
+		struct pring *r = &p->ring[i];
+
+		LOCK_SCOPE(&r->lock);
+		list_splice_tail(&r->parked, &list);
+		r->nparked = 0;
+	}
+	list_for_each(req, &list, node) {
+		req->err = 0;
+		req->flags &= ~REQ_PARK;
+		n++;
+	}
+	stats_add(p->cfg.stats->parked, -(uint64_t)n);
+	atomic_store(&p->full, false);
+	work_enqueue(p, &list);
+}
+
+/* --- the thread ------------------------------------------------------------------------------ */
+
+/* How long to sleep, ms. */
+static int patience(struct poller *p, bool more)
+{
+	if (more)
+		return 0;
+	if (p->retry)
+		return RETRY_MS;
+	return bufs_idle(&p->bufs) ? TRIM_MS : -1;
+}
+
+/* A port that only ever rings for nothing stays masked for a moment. */
+static void calm_storm(struct poller *p, unsigned found)
+{
+	struct pollfd fd = {.fd = p->kick, .events = POLLIN};
+
+	if (found) {
+		p->spurious = 0;
+		return;
+	}
+	stats_add(p->cfg.stats->spurious, 1);
+	if (++p->spurious > STORM)
+		poll(&fd, 1, STORM_MS);
+}
+
+static void unmask(struct poller *p)
+{
+	if (p->unmask < 0)
+		return;
+	p->cfg.hyp->ops->evtchn_unmask(p->cfg.evtchn, p->unmask);
+	p->unmask = -1;
+}
+
+/* Sleep until something is to be done; take in what woke us. */
+static void sleep_and_collect(struct poller *p, bool more)
+{
+	struct pollfd fd[3] = {
+		{.fd = p->cfg.hyp->ops->evtchn_fd(p->cfg.evtchn), .events = POLLIN},
+		{.fd = p->kick, .events = POLLIN},
+		{.fd = p->aio ? io_aio_fd(p->aio) : -1, .events = POLLIN},
+	};
+	uint64_t count;
+	int n = poll(fd, 3, patience(p, more));
+
+	if (n == 0 && !more && !p->retry)
+		bufs_trim(&p->bufs);
+	p->retry = false;
+	if (n <= 0)
+		return;
+	if (fd[0].revents) {
+		p->unmask = p->cfg.hyp->ops->evtchn_pending(p->cfg.evtchn);
+		stats_add(p->cfg.stats->wakeups, 1);
+	}
+	if (fd[1].revents)
+		(void)!read(p->kick, &count, sizeof count);
+	if (fd[2].revents)
+		serve_aio(p);
+}
+
+/* While there is work, once a second: whoever owns the device looks after slow things (the size). */
+static void tick(struct poller *p, unsigned found)
+{
+	uint64_t now;
+
+	if (!found || p->passes++ % TICK_PASSES)
+		return;
+	now = now_ns();
+	if (now < p->next_tick)
+		return;
+	p->next_tick = now + NSEC_PER_SEC;
+	p->cfg.event(p->cfg.arg, POLLER_TICK);
+}
+
+static void *poller_main(void *arg)
+{
+	struct poller *p = arg;
+	bool more;
+
+	log_set_prefix(p->cfg.name);
+	while (!atomic_load(&p->stop)) {
+		unsigned found = 0;
+
+		more = false;
+		if (atomic_exchange(&p->resuming, false))
+			restart_parked(p);
+		for (unsigned i = 0; i < p->nrings; i++)
+			more |= serve_ring(&p->ring[i], &found);
+		if (p->unmask >= 0)
+			calm_storm(p, found);
+		unmask(p);
+		tick(p, found);
+		if (atomic_load(&p->pausing))
+			check_idle(p);
+		sleep_and_collect(p, more);
+	}
+	return NULL;
+}
+
+/* --- life: the device's strand ---------------------------------------------------------------- */
+
+static void init_exec(struct poller *p)
+{
+	const struct poller_config *cfg = &p->cfg;
+	enum grant_mode grant = cfg->settings->value[SET_GRANT];
+
+	if (grant == GRANT_PERSISTENT && !cfg->persistent)
+		grant = GRANT_COPY;
+	p->exec = (struct exec){
+		.hyp = cfg->hyp,
+		.gnt = cfg->gnt,
+		.domid = cfg->domid,
+		.image = cfg->image,
+		.bufs = &p->bufs,
+		.stats = cfg->stats,
+		.grant = grant,
+		.direct = cfg->direct,
+		.inline_io = cfg->settings->value[SET_AIO] == AIO_INLINE,
+		.flush_failed = cfg->flush_failed,
+	};
+}
+
+void poller_apply(struct poller *p, const struct settings *settings)
+{
+	atomic_store(&p->exec.sync, settings->value[SET_SYNC] != 0);
+	atomic_store(&p->exec.report_enospc, settings->value[SET_ENOSPC] == ENOSPC_REPORT);
+	atomic_store(&p->max_requests, settings->value[SET_MAX_REQUESTS]);
+	atomic_store(&p->look, settings->value[SET_POLL] != 0);
+}
+
+static int init_ring(struct poller *p, unsigned index)
+{
+	const struct poller_ring_config *cfg = &p->cfg.ring[index];
+	struct pring *r = &p->ring[index];
+	int err;
+
+	r->poller = p;
+	r->index = index;
+	r->port = cfg->port;
+	list_init(&r->free);
+	list_init(&r->parked);
+	lock_init(&r->lock, RANK_RING, "ring");
+	err = ring_attach(&r->ring, cfg->pages, cfg->order, cfg->abi);
+	if (err)
+		return err;
+	r->slot = calloc(r->ring.size, sizeof *r->slot);
+	if (!r->slot)
+		return -ENOMEM;
+	for (unsigned i = 0; i < r->ring.size; i++) {
+		r->slot[i].ring = (uint16_t)index;
+		list_add_tail(&r->slot[i].node, &r->free);
+	}
+	return grants_create(p->cfg.hyp, p->cfg.gnt, p->cfg.domid,
+			     p->cfg.settings->value[SET_MAX_GRANTS], p->cfg.grants, p->cfg.stats,
+			     &r->cache);
+}
+
+static void free_ring(struct pring *r)
+{
+	if (!r->poller)
+		return;
+	grants_destroy(r->cache);
+	free(r->slot);
+	lock_destroy(&r->lock);
+}
+
+/* Direct I/O goes to the kernel asynchronously, unless the disk is set to use threads. */
+static void init_aio(struct poller *p)
+{
+	unsigned depth = p->cfg.settings->value[SET_MAX_REQUESTS];
+
+	if (!p->cfg.direct || p->cfg.settings->value[SET_AIO] == AIO_THREADS)
+		return;
+	if (io_aio_create(depth ? depth : AIO_DEPTH, &p->aio))
+		log_warn(LOG_POLLER, "no aio context to be had: using threads");
+}
+
+int poller_create(const struct poller_config *config, struct poller **poller)
+{
+	struct poller *p = calloc(1, sizeof *p);
+	int err;
+
+	if (!p)
+		return -ENOMEM;
+	p->cfg = *config;
+	p->limits = config->limits;
+	p->unmask = -1;
+
+	lock_init(&p->todo_lock, RANK_LEAF, "todo");
+	lock_init(&p->state_lock, RANK_LEAF, "poller state");
+	cond_init_monotonic(&p->idle_cond);
+	bufs_init(&p->bufs, config->memory);
+	init_exec(p);
+	poller_apply(p, config->settings);
+	work_init(p);
+	init_aio(p);
+	p->kick = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	p->ring = calloc(config->nrings, sizeof *p->ring);
+	err = p->kick < 0 ? -errno : p->ring ? 0 : -ENOMEM;
+	for (unsigned i = 0; !err && i < config->nrings; i++) {
+		err = init_ring(p, i);
+		p->nrings = i + 1;
+	}
+	p->cfg.ring = NULL;
+	p->cfg.settings = NULL;
+	if (err)
+		poller_destroy(p);
+	else
+		*poller = p;
+	return err;
+}
+
+int poller_start(struct poller *p)
+{
+	int err;
+
+	snprintf(p->thread_name, sizeof p->thread_name, "r%s", p->cfg.name);
+	err = thread_start(&p->thread, p->thread_name, poller_main, p);
+	p->started = !err;
+	return err;
+}
+
+int poller_pause(struct poller *p, long long deadline_ms)
+{
+	int err = 0;
+
+	if (!p->started)
+		return 0;
+	lock_acquire(&p->state_lock);
+	p->idle = false;
+	lock_release(&p->state_lock);
+	atomic_store(&p->pausing, true);
+	poller_kick(p);
+	lock_acquire(&p->state_lock);
+	while (!p->idle && !err) {
+		if (deadline_ms < 0)
+			lock_wait(&p->idle_cond, &p->state_lock);
+		else
+			err = lock_wait_until(&p->idle_cond, &p->state_lock, deadline_ms);
+	}
+	err = p->idle ? 0 : err;
+	lock_release(&p->state_lock);
+	if (!err)
+		pool_client_drain(&p->client);
+	return err;
+}
+
+void poller_resume(struct poller *p, struct image *image, const struct parse_limits *limits,
+		   bool direct, bool serial)
+{
+	if (image) {
+		p->exec.image = image;
+		p->exec.direct = direct;
+		pool_client_set_limit(&p->client, serial ? 1 : JOBS);
+	}
+	if (limits)
+		p->limits = *limits;
+	atomic_store(&p->resuming, true);
+	atomic_store(&p->pausing, false);
+	poller_kick(p);
+}
+
+void poller_revoke(struct poller *p)
+{
+	/* Whoever finishes does so under the ring lock: after this nobody writes to a ring. */
+	for (unsigned i = 0; i < p->nrings; i++) {
+		LOCK_SCOPE(&p->ring[i].lock);
+		atomic_store(&p->revoked, true);
+	}
+	exec_revoke(&p->exec);
+	for (unsigned i = 0; i < p->nrings; i++) {
+		struct pring *r = &p->ring[i];
+
+		grants_revoke(r->cache);
+		for (unsigned n = 0; n < r->ring.size; n++)
+			exec_revoke_request(&p->exec, &r->slot[n]);
+	}
+}
+
+static void poller_join(struct poller *p)
+{
+	if (!p->started)
+		return;
+	atomic_store(&p->stop, true);
+	poller_kick(p);
+	pthread_join(p->thread, NULL);
+	p->started = false;
+}
+
+/* What was copied but never started goes with the ring. */
+static void drop_held(struct poller *p)
+{
+	for (unsigned i = 0; i < p->nrings; i++)
+		if (p->ring[i].held)
+			exec_release(&p->exec, p->ring[i].held);
+}
+
+void poller_destroy(struct poller *p)
+{
+	if (!p)
+		return;
+	poller_join(p);
+	pool_client_drain(&p->client);
+	if (p->nrings)
+		poller_fail_parked(p);
+	drop_held(p);
+	for (unsigned i = 0; i < p->nrings; i++)
+		free_ring(&p->ring[i]);
+	free(p->ring);
+	io_aio_destroy(p->aio);
+	bufs_destroy(&p->bufs);
+	if (p->kick >= 0)
+		close(p->kick);
+	pthread_cond_destroy(&p->idle_cond);
+	lock_destroy(&p->state_lock);
+	lock_destroy(&p->todo_lock);
+	free(p);
+}
+
+void poller_look(struct poller *p, struct poller_view *view)
+{
+	*view = (struct poller_view){
+		.memory = bufs_bytes(&p->bufs),
+		.broken = atomic_load(&p->broken),
+	};
+	for (unsigned i = 0; i < p->nrings; i++) {
+		struct pring *r = &p->ring[i];
+
+		view->grants += grants_mapped(r->cache);
+		LOCK_SCOPE(&r->lock);
+		view->inflight += r->inflight;
+		view->parked += r->nparked;
+	}
+}
