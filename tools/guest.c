@@ -765,7 +765,8 @@ static int match_value(struct guest *guest, const char *path, const char *const 
 	char *value = NULL;
 	int rc = guest_read(guest, HYP_TXN_NONE, path, &value), found = -EAGAIN;
 
-	if (rc && rc != -ENOENT)
+	/* who may not look above a node that is gone is told EACCES, as by xenstored */
+	if (rc && rc != -ENOENT && rc != -EACCES)
 		return rc;
 	for (int i = 0; found < 0 && values[i]; i++)
 		if (!strcmp(value ? value : "", values[i]))
