@@ -18,14 +18,19 @@
 
 #include <dirent.h>
 #include <dlfcn.h>
+#include <elf.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <link.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/bytes.h"
 #include "base/cleanup.h"
+#include "base/overflow.h"
 #include "log.h"
 
 /* More are no honest params string; the store's own limit for a node is 4096. */
@@ -134,10 +139,43 @@ static const char *dl_reason(const char *path)
 	return !strncmp(text, path, len) && !strncmp(text + len, ": ", 2) ? text + len + 2 : text;
 }
 
+/*
+ * The dynamic linker dies of a file that was cut off, and waits for ever at a fifo. So look first whether
+ * it is a file and whether all that would be mapped is there; the rest of the checks are the linker's.
+ */
+static bool check_complete(struct module *m, const char *path)
+{
+	CLEANUP_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	ElfW(Ehdr) elf;
+	ElfW(Phdr) part;
+	struct stat st;
+
+	if (fd < 0 || fstat(fd, &st))
+		return refuse(m, "cannot be loaded: %s", strerror(errno));
+	if (!S_ISREG(st.st_mode))
+		return refuse(m, "cannot be loaded: not a file");
+	if (pread(fd, &elf, sizeof(elf), 0) != sizeof(elf) ||
+	    memcmp(elf.e_ident, ELFMAG, SELFMAG) || elf.e_phentsize != sizeof(part))
+		return refuse(m, "cannot be loaded: not a shared object");
+	for (unsigned i = 0; i < elf.e_phnum; i++) {
+		uint64_t at;
+
+		if (!add_u64(elf.e_phoff, i * sizeof(part), &at) || at > INT64_MAX ||
+		    pread(fd, &part, sizeof(part), (off_t)at) != sizeof(part) ||
+		    (part.p_type == PT_LOAD &&
+		     !range_inside(part.p_offset, part.p_filesz, (uint64_t)st.st_size)))
+			return refuse(m, "cannot be loaded: a part of the file is missing");
+	}
+	return true;
+}
+
 static bool module_open(struct module *m, const char *path)
 {
 	const struct rd_driver *d;
 	rd_driver_entry_fn entry;
+
+	if (!check_complete(m, path))
+		return false;
 
 	m->dl = dlopen(path, RTLD_NOW | RTLD_LOCAL);
 	if (!m->dl)
@@ -361,8 +399,8 @@ int params_parse(const char *string, struct params *params, char *err, size_t er
 	params->driver = driver;
 	params->target = colon + 1;
 	r = params->target[0]
-		? split_options(text + name, params->options, err, errlen)
-		: bad(err, errlen, "%s: there is no target after the colon", driver->name);
+		    ? split_options(text + name, params->options, err, errlen)
+		    : bad(err, errlen, "%s: there is no target after the colon", driver->name);
 	if (r)
 		params_free(params);
 	return r;
