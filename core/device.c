@@ -39,6 +39,7 @@
 #define SECTOR   512u
 #define DRAIN_MS 8000  /* libxl waits 10 s for state 6 */
 #define PAUSE_MS 30000
+#define END_MS   5000  /* at the daemon's end, for references that others still hold */
 
 /* What all devices of one guest share. */
 struct guest {
@@ -61,7 +62,7 @@ struct connection {
 };
 
 struct device {
-	struct list_head node; /* table lock */
+	struct list_head node; /* table lock; on itself when not listed */
 	_Atomic unsigned refs;
 	/* set before start */
 	uint32_t domid, vdev;
@@ -92,6 +93,8 @@ static struct {
 	struct dev_env env_copy;
 	struct rd_lock lock;
 	struct list_head devices, guests;
+	unsigned alive;               /* devices not freed yet, listed or not */
+	pthread_cond_t none_alive;
 	struct pool_client graveyard; /* frees devices, outside their strands */
 } tab;
 
@@ -116,15 +119,31 @@ int devtab_init(const struct dev_env *env)
 	lock_init(&tab.lock, RANK_DEVTAB, "device table");
 	list_init(&tab.devices);
 	list_init(&tab.guests);
+	tab.alive = 0;
+	cond_init_monotonic(&tab.none_alive);
 	pool_client_init(&tab.graveyard, env->control, 1);
 	return 0;
 }
 
-void devtab_destroy(void)
+bool devtab_destroy(void)
 {
+	long long deadline = monotonic_ms() + END_MS;
+	unsigned alive;
+
+	lock_acquire(&tab.lock);
+	while (tab.alive)
+		if (lock_wait_until(&tab.none_alive, &tab.lock, deadline))
+			break;
+	alive = tab.alive;
+	lock_release(&tab.lock);
+	if (alive) {
+		log_warn(LOG_DEVICE, "%u device(s) still have calls that do not return", alive);
+		return false;
+	}
 	pool_client_drain(&tab.graveyard);
-	assert(list_empty(&tab.devices));
+	pthread_cond_destroy(&tab.none_alive);
 	lock_destroy(&tab.lock);
+	return true;
 }
 
 static struct device *find_locked(uint32_t domid, uint32_t vdev)
@@ -197,11 +216,13 @@ static void guest_put_locked(struct guest *guest)
 static void free_device(struct device *dev)
 {
 	pool_client_drain(&dev->strand);
-	lock_acquire(&tab.lock);
-	guest_put_locked(dev->guest);
-	lock_release(&tab.lock);
 	params_free(&dev->parsed);
 	lock_destroy(&dev->lock);
+	lock_acquire(&tab.lock);
+	guest_put_locked(dev->guest);
+	if (!--tab.alive)
+		pthread_cond_broadcast(&tab.none_alive);
+	lock_release(&tab.lock);
 	free(dev->params);
 	free(dev->kind);
 	free(dev);
@@ -341,6 +362,7 @@ static struct device *new_device(const struct dev_spec *spec)
 	dev->cdrom = spec->cdrom;
 	dev->removable = spec->removable;
 	dev->settings = spec->settings;
+	list_init(&dev->node);
 	dev->refs = 2; /* the table's, and the caller's */
 	snprintf(dev->name, sizeof dev->name, "%u/%s", spec->domid,
 		 vdev_text(spec->vdev, vdev, sizeof vdev));
@@ -357,6 +379,7 @@ int dev_create(const struct dev_spec *spec, struct device **out)
 	if (!dev)
 		return -ENOMEM;
 	lock_acquire(&tab.lock);
+	tab.alive++;
 	if (find_locked(spec->domid, spec->vdev))
 		err = -EEXIST;
 	else if (!(dev->guest = guest_get_locked(spec->domid)))

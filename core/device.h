@@ -69,7 +69,9 @@ struct dev_env {
 
 /* --- table ---------------------------------------------------------------------------------- */
 int devtab_init(const struct dev_env *env);
-void devtab_destroy(void); /* every device has been destroyed */
+/* Every device has been destroyed.  Waits a little for the last references; false: some hang in a driver
+ * call, nothing was freed, and the pools must not be destroyed either: just exit. */
+bool devtab_destroy(void);
 /* A reference, or NULL. */
 struct device *dev_get(uint32_t domid, uint32_t vdev);
 /* A reference to the device named "5/xvda" or "5/51712", or NULL. */

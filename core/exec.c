@@ -480,8 +480,11 @@ bool exec_may_inline(const struct exec *x, const struct request *req, uint64_t n
 
 static int flush_image(struct exec *x, struct request *req)
 {
-	int err = atomic_load(x->flush_failed) ? -EIO : img_flush(x->image);
+	int err;
 
+	if (!img_writable(x->image))
+		return 0; /* nothing was ever written */
+	err = atomic_load(x->flush_failed) ? -EIO : img_flush(x->image);
 	if (err) {
 		if (!atomic_exchange(x->flush_failed, true))
 			log_err(LOG_EXEC,

@@ -132,6 +132,7 @@ int parse_request(const struct ring_request *wire, const struct parse_limits *li
 
 	req->id = wire->id;
 	req->op = indirect ? wire->inner_op : wire->op;
+	req->kind = REQ_READ;
 	req->nr_segs = 0;
 	req->length = 0;
 	req->flags = 0;

@@ -1,0 +1,402 @@
+/*
+ * The data path: a device on the loopback hypervisor, driven slot by slot.
+ */
+#include "test.h"
+
+#include "vbd.h"
+
+#define SEGS 11u
+
+static struct vbd vbd;
+static char *dir, path[4096], params[4200];
+static uint8_t *data;         /* SEGS pages of the guest */
+static uint32_t gref[SEGS];
+
+static int setup(void **state)
+{
+	(void)state;
+	log_to_callback(disk_log_catch, NULL);
+	disk_log_clear();
+	assert_int_equal(drv_load(disk_driver_dir()), 0);
+	vbd_setup(&vbd);
+	dir = disk_dir(false);
+	snprintf(path, sizeof(path), "%s", disk_file(dir, "disk", 8 << 20));
+	snprintf(params, sizeof(params), "raw:%s", path);
+	data = guest_pages(vbd.guest, SEGS);
+	for (unsigned i = 0; i < SEGS; i++)
+		gref[i] = guest_grant(vbd.guest, data + i * 4096, false);
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	vbd_teardown(&vbd);
+	vbd.dev = NULL;
+	disk_remove(dir);
+	log_to_callback(NULL, NULL);
+	return 0;
+}
+
+static void fill(uint8_t seed)
+{
+	for (unsigned i = 0; i < SEGS * 4096; i++)
+		data[i] = (uint8_t)(seed + i * 7 + i / 4096);
+}
+
+static bool is_filled(uint8_t seed)
+{
+	for (unsigned i = 0; i < SEGS * 4096; i++)
+		if (data[i] != (uint8_t)(seed + i * 7 + i / 4096))
+			return false;
+	return true;
+}
+
+/* Write, wipe, read back, over one way of moving data. */
+static void roundtrip(const char *settings, bool persistent)
+{
+	vbd_create(&vbd, params, settings, true);
+	assert_int_equal(vbd_connect(&vbd, 0, persistent), 0);
+	assert_int_equal(vbd.geometry.sectors, (8 << 20) / 512);
+	for (uint8_t round = 1; round < 20; round++) {
+		fill(round);
+		assert_int_equal(vbd_do(&vbd, BLKIF_OP_WRITE, round * 88u, gref, SEGS), 0);
+		memset(data, 0xee, SEGS * 4096);
+		assert_int_equal(vbd_do(&vbd, BLKIF_OP_READ, round * 88u, gref, SEGS), 0);
+		assert_true(is_filled(round));
+	}
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_FLUSH_DISKCACHE, 0, NULL, 0), 0);
+	for (unsigned i = 0; i < SEGS && !persistent; i++)
+		assert_int_equal(guest_grant_in_use(vbd.guest, gref[i]), 0);
+	assert_int_equal(vbd_strand(&vbd, vbd_do_disconnect), 0);
+	for (unsigned i = 0; i < SEGS; i++)
+		assert_int_equal(guest_grant_in_use(vbd.guest, gref[i]), 0);
+}
+
+static void persistent_inline(void **state)
+{
+	(void)state;
+	roundtrip("", true);
+}
+
+static void persistent_refused_by_frontend(void **state)
+{
+	(void)state;
+	roundtrip("", false);
+}
+
+static void copy_inline(void **state)
+{
+	(void)state;
+	roundtrip("grant=copy", true);
+}
+
+static void map_threads(void **state)
+{
+	(void)state;
+	roundtrip("grant=map aio=threads", false);
+}
+
+static void map_single_inline(void **state)
+{
+	(void)state;
+	roundtrip("grant=map-single", false);
+}
+
+static void persistent_threads(void **state)
+{
+	(void)state;
+	roundtrip("aio=threads sync=on", true);
+}
+
+static void direct_native(void **state)
+{
+	(void)state;
+	roundtrip("cache=none aio=native", true);
+}
+
+static void direct_native_copy(void **state)
+{
+	(void)state;
+	roundtrip("cache=none aio=native grant=copy", true);
+}
+
+static void direct_threads_map(void **state)
+{
+	(void)state;
+	roundtrip("cache=none aio=threads grant=map", false);
+}
+
+static void small_cap_falls_back_to_copy(void **state)
+{
+	(void)state;
+	roundtrip("max-grants=4", true);
+}
+
+/* 200 requests in flight over a ring of 64 slots, answered once each. */
+static void deep_queue(const char *settings, bool persistent)
+{
+	unsigned sent = 0, answered = 0;
+	bool seen[200] = {false};
+
+	vbd_create(&vbd, params, settings, true);
+	assert_int_equal(vbd_connect(&vbd, 1, persistent), 0);
+	while (answered < 200) {
+		while (sent < 200 && sent - answered < 64) {
+			vbd_put(&vbd, sent % 3 ? BLKIF_OP_READ : BLKIF_OP_WRITE, sent, sent * 8,
+				&gref[sent % SEGS], 1);
+			sent++;
+		}
+		vbd_push(&vbd);
+		blkif_response_t rsp = vbd_answer(&vbd);
+
+		assert_int_equal(rsp.status, 0);
+		assert_true(rsp.id < sent);
+		assert_false(seen[rsp.id]);
+		seen[rsp.id] = true;
+		answered++;
+	}
+}
+
+static void deep_inline(void **state)
+{
+	(void)state;
+	deep_queue("", true);
+}
+
+static void deep_threads(void **state)
+{
+	(void)state;
+	deep_queue("aio=threads grant=copy", true);
+}
+
+static void deep_direct(void **state)
+{
+	(void)state;
+	deep_queue("cache=none aio=native", true);
+}
+
+static void deep_with_few_requests(void **state)
+{
+	(void)state;
+	deep_queue("aio=threads max-requests=3", true);
+}
+
+static void malformed_requests_are_answered(void **state)
+{
+	uint32_t bad = 4000;
+
+	(void)state;
+	vbd_create(&vbd, params, "", true);
+	assert_int_equal(vbd_connect(&vbd, 0, true), 0);
+	assert_int_equal(vbd_do(&vbd, 77, 0, gref, 1), BLKIF_RSP_EOPNOTSUPP);
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_READ, 0, NULL, 0), BLKIF_RSP_ERROR);
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_READ, (8 << 20) / 512, gref, 1), BLKIF_RSP_ERROR);
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_READ, UINT64_MAX, gref, 1), BLKIF_RSP_ERROR);
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_READ, 1ull << 55, gref, 1), BLKIF_RSP_ERROR);
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_WRITE, 0, &bad, 1), BLKIF_RSP_ERROR);
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_WRITE_BARRIER, 0, gref, 1), BLKIF_RSP_EOPNOTSUPP);
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_READ, 0, gref, 1), 0);
+	assert_int_equal(vbd.events[DEV_EV_BROKEN], 0);
+}
+
+static void read_only_refuses_all_that_writes(void **state)
+{
+	(void)state;
+	vbd_create(&vbd, params, "barrier=on", false);
+	assert_int_equal(vbd_connect(&vbd, 0, true), 0);
+	assert_int_equal(vbd.geometry.info & VDISK_READONLY, VDISK_READONLY);
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_WRITE, 0, gref, 1), BLKIF_RSP_ERROR);
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_WRITE_BARRIER, 0, gref, 1), BLKIF_RSP_ERROR);
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_FLUSH_DISKCACHE, 0, gref, 1), BLKIF_RSP_ERROR);
+	assert_int_not_equal(vbd_do(&vbd, BLKIF_OP_DISCARD, 0, NULL, 0), 0);
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_FLUSH_DISKCACHE, 0, NULL, 0), 0);
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_READ, 0, gref, 1), 0);
+}
+
+static void barriers_with_and_without_data(void **state)
+{
+	(void)state;
+	vbd_create(&vbd, params, "barrier=on aio=threads", true);
+	assert_int_equal(vbd_connect(&vbd, 0, true), 0);
+	assert_true(vbd.geometry.barrier);
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_WRITE_BARRIER, UINT64_MAX, NULL, 0), 0);
+	fill(9);
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_WRITE_BARRIER, 0, gref, SEGS), 0);
+	/* Behind a barrier, in one push: the write before it is there when the read after it runs. */
+	fill(10);
+	vbd_put(&vbd, BLKIF_OP_WRITE, 1, 0, gref, SEGS);
+	vbd_put(&vbd, BLKIF_OP_WRITE_BARRIER, 2, 800, gref, SEGS);
+	vbd_put(&vbd, BLKIF_OP_WRITE_BARRIER, 3, UINT64_MAX, NULL, 0);
+	vbd_put(&vbd, BLKIF_OP_READ, 4, 0, gref, 1);
+	vbd_push(&vbd);
+	for (unsigned i = 1; i <= 4; i++)
+		assert_int_equal(vbd_answer(&vbd).id, i);
+	assert_true(is_filled(10));
+}
+
+static void put_discard(uint64_t id, uint64_t sector, uint64_t count, uint8_t flags)
+{
+	blkif_request_discard_t *req = (void *)vbd_slot(&vbd);
+
+	req->operation = BLKIF_OP_DISCARD;
+	req->flag = flags;
+	req->id = id;
+	req->sector_number = sector;
+	req->nr_sectors = count;
+	vbd_push(&vbd);
+}
+
+static void discard_gives_space_back(void **state)
+{
+	struct stat before, after;
+
+	(void)state;
+	vbd_create(&vbd, params, "", true);
+	assert_int_equal(vbd_connect(&vbd, 0, true), 0);
+	fill(3);
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_WRITE, 0, gref, SEGS), 0);
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_FLUSH_DISKCACHE, 0, NULL, 0), 0);
+	assert_int_equal(stat(path, &before), 0);
+	put_discard(1, 0, 88, 0);
+	assert_int_equal(vbd_answer(&vbd).status, 0);
+	assert_int_equal(stat(path, &after), 0);
+	assert_true(after.st_blocks < before.st_blocks);
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_READ, 0, gref, SEGS), 0);
+	for (unsigned i = 0; i < SEGS * 4096; i++)
+		assert_int_equal(data[i], 0);
+	put_discard(2, (8 << 20) / 512 - 1, 2, 0);
+	assert_int_equal(vbd_answer(&vbd).status, BLKIF_RSP_ERROR);
+	put_discard(3, 8, UINT64_MAX, 0);
+	assert_int_equal(vbd_answer(&vbd).status, BLKIF_RSP_ERROR);
+	put_discard(4, 0, 8, BLKIF_DISCARD_SECURE);
+	assert_int_equal(vbd_answer(&vbd).status, BLKIF_RSP_EOPNOTSUPP);
+}
+
+static void indirect(uint8_t op, uint16_t segs, uint32_t table, uint64_t id, uint8_t inner)
+{
+	blkif_request_indirect_t *req = (void *)vbd_slot(&vbd);
+
+	req->operation = op;
+	req->indirect_op = inner;
+	req->nr_segments = segs;
+	req->id = id;
+	req->indirect_grefs[0] = table;
+	vbd_push(&vbd);
+}
+
+static void indirect_requests(void **state)
+{
+	struct blkif_request_segment *table = guest_pages(vbd.guest, 1);
+	uint32_t table_gref = guest_grant(vbd.guest, table, true);
+	uint32_t big_gref[256];
+	uint8_t *big = guest_pages(vbd.guest, 256);
+	blkif_response_t rsp;
+
+	(void)state;
+	for (unsigned i = 0; i < 256; i++) {
+		big_gref[i] = guest_grant(vbd.guest, big + i * 4096, false);
+		memset(big + i * 4096, (int)i, 4096);
+		table[i] = (struct blkif_request_segment){.gref = big_gref[i], .last_sect = 7};
+	}
+	vbd_create(&vbd, params, "", true);
+	assert_int_equal(vbd_connect(&vbd, 0, true), 0);
+	for (int round = 0; round < 3; round++) {
+		indirect(BLKIF_OP_INDIRECT, 256, table_gref, 1, BLKIF_OP_WRITE);
+		rsp = vbd_answer(&vbd);
+		assert_int_equal(rsp.status, 0);
+		assert_int_equal(rsp.operation, BLKIF_OP_WRITE);
+		memset(big, 0, 256 * 4096);
+		indirect(BLKIF_OP_INDIRECT, 256, table_gref, 2, BLKIF_OP_READ);
+		assert_int_equal(vbd_answer(&vbd).status, 0);
+		for (unsigned i = 0; i < 256; i++)
+			assert_int_equal(big[i * 4096 + 17], i & 255);
+	}
+	indirect(BLKIF_OP_INDIRECT, 257, table_gref, 3, BLKIF_OP_READ);
+	assert_int_equal(vbd_answer(&vbd).status, BLKIF_RSP_ERROR);
+	indirect(BLKIF_OP_INDIRECT, 0, table_gref, 4, BLKIF_OP_READ);
+	assert_int_equal(vbd_answer(&vbd).status, BLKIF_RSP_ERROR);
+	indirect(BLKIF_OP_INDIRECT, 12, 4001, 5, BLKIF_OP_READ);
+	assert_int_equal(vbd_answer(&vbd).status, BLKIF_RSP_ERROR);
+	indirect(BLKIF_OP_INDIRECT, 12, table_gref, 6, BLKIF_OP_FLUSH_DISKCACHE);
+	assert_int_equal(vbd_answer(&vbd).status, BLKIF_RSP_ERROR);
+	table[5].last_sect = 8;
+	indirect(BLKIF_OP_INDIRECT, 12, table_gref, 7, BLKIF_OP_READ);
+	assert_int_equal(vbd_answer(&vbd).status, BLKIF_RSP_ERROR);
+	indirect(BLKIF_OP_INDIRECT, 5, table_gref, 8, BLKIF_OP_READ);
+	assert_int_equal(vbd_answer(&vbd).status, 0);
+}
+
+static void wait_event(int event)
+{
+	long long end = guest_now_ms() + VBD_WAIT_MS;
+
+	while (!vbd.events[event]) {
+		if (guest_now_ms() > end)
+			fail_msg("event %d did not come", event);
+		usleep(1000);
+	}
+}
+
+static void impossible_producer_stops_the_device(void **state)
+{
+	(void)state;
+	vbd_create(&vbd, params, "", true);
+	assert_int_equal(vbd_connect(&vbd, 0, true), 0);
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_READ, 0, gref, 1), 0);
+	vbd.ring.sring->req_prod += 34;
+	guest_notify(&vbd.port);
+	wait_event(DEV_EV_BROKEN);
+	assert_int_equal(dev_state(vbd.dev), DEV_BROKEN);
+	assert_int_equal(vbd_strand(&vbd, vbd_do_disconnect), 0);
+	/* And it can be used again. */
+	assert_int_equal(vbd_connect(&vbd, 0, true), 0);
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_READ, 0, gref, 1), 0);
+}
+
+static void pause_holds_and_goes_on(void **state)
+{
+	(void)state;
+	vbd_create(&vbd, params, "", true);
+	assert_int_equal(vbd_connect(&vbd, 0, true), 0);
+	for (int i = 0; i < 50; i++) {
+		assert_int_equal(vbd_strand(&vbd, vbd_do_pause), 0);
+		vbd_put(&vbd, BLKIF_OP_READ, 1, 0, gref, 1);
+		vbd_push(&vbd);
+		if (i == 0)
+			usleep(20000);
+		assert_false(vbd_answered(&vbd));
+		assert_int_equal(vbd_strand(&vbd, vbd_do_unpause), 0);
+		assert_int_equal(vbd_answer(&vbd).status, 0);
+	}
+}
+
+int main(void)
+{
+#define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+	const struct CMUnitTest tests[] = {
+		CASE(persistent_inline),
+		CASE(persistent_refused_by_frontend),
+		CASE(copy_inline),
+		CASE(map_threads),
+		CASE(map_single_inline),
+		CASE(persistent_threads),
+		CASE(direct_native),
+		CASE(direct_native_copy),
+		CASE(direct_threads_map),
+		CASE(small_cap_falls_back_to_copy),
+		CASE(deep_inline),
+		CASE(deep_threads),
+		CASE(deep_direct),
+		CASE(deep_with_few_requests),
+		CASE(malformed_requests_are_answered),
+		CASE(read_only_refuses_all_that_writes),
+		CASE(barriers_with_and_without_data),
+		CASE(discard_gives_space_back),
+		CASE(indirect_requests),
+		CASE(impossible_producer_stops_the_device),
+		CASE(pause_holds_and_goes_on),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
