@@ -1,0 +1,238 @@
+/* ringdisk stats: what the disks have done; with --watch, what they do now. */
+#include "ctl.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "table.h"
+
+static double watch;
+
+static const struct ctl_option options[] = {
+	{"watch", 'w', OPTION_SECONDS, "SECONDS", "print rates, again and again, until ^C", &watch},
+	{NULL, 0, OPTION_FLAG, NULL, NULL, NULL},
+};
+
+static enum ctl_exit get_stats(const char *disk, json_t **result)
+{
+	return ctl_ask("stats", json_pack("{s:s*}", "disk", disk), result);
+}
+
+/* Microseconds per request, as text. */
+static const char *latency_text(long long ns, long long count, char *buf, size_t len)
+{
+	if (count > 0)
+		snprintf(buf, len, "%.1f us", (double)ns / (double)count / 1000);
+	else
+		snprintf(buf, len, "-");
+	return buf;
+}
+
+static void print_totals(json_t *disks)
+{
+	static const char *const columns[] = {"DISK",  "OPERATION", ">REQUESTS", ">ERRORS",
+	                                      ">DATA", ">MEAN",     NULL};
+	static const char *const ops[] = {"read", "write", "flush", "discard"};
+	struct table *table = table_new(columns);
+	char text[32];
+	json_t *disk;
+	size_t i;
+
+	json_array_foreach(disks, i, disk)
+	{
+		for (size_t op = 0; op < 4; op++) {
+			json_t *counts = json_object_get(disk, ops[op]);
+
+			table_cell(table, "%s", get_text(disk, "disk"));
+			table_cell(table, "%s", ops[op]);
+			table_cell(table, "%lld", get_number(counts, "done"));
+			table_cell(table, "%lld", get_number(counts, "errors"));
+			table_cell(table, "%s",
+			           text_size((double)get_number(counts, "bytes"), text, sizeof(text)));
+			table_cell(table, "%s",
+			           latency_text(get_number(counts, "ns"), get_number(counts, "done"), text,
+			                        sizeof(text)));
+		}
+	}
+	table_print(table, stdout);
+	table_free(table);
+}
+
+/* The counters that are not requests: one disk a column would be too wide, so one a line. */
+static void print_counters(json_t *disks)
+{
+	json_t *disk, *value;
+	const char *key;
+	size_t i;
+
+	json_array_foreach(disks, i, disk)
+	{
+		const char *separator = ": ";
+
+		printf("%s", get_text(disk, "disk"));
+		json_object_foreach(disk, key, value)
+		{
+			if (!json_is_integer(value) || !json_integer_value(value))
+				continue;
+			printf("%s%s %lld", separator, key, (long long)json_integer_value(value));
+			separator = ", ";
+		}
+		putchar('\n');
+	}
+}
+
+static void print_pools(json_t *pools)
+{
+	json_t *pool;
+	const char *name;
+
+	json_object_foreach(pools, name, pool)
+	{
+		if (json_is_object(pool))
+			printf("pool %s: %lld threads (at most %lld so far), %lld busy, %lld jobs wait\n", name,
+			       get_number(pool, "threads"), get_number(pool, "peak"),
+			       get_number(pool, "busy"), get_number(pool, "queued"));
+	}
+}
+
+static json_t *find_disk(json_t *result, const char *name)
+{
+	json_t *disk;
+	size_t i;
+
+	json_array_foreach(json_object_get(result, "disks"), i, disk)
+		if (!strcmp(get_text(disk, "disk"), name))
+			return disk;
+	return NULL;
+}
+
+static double rate(json_t *now, json_t *before, const char *op, const char *key, double seconds)
+{
+	long long delta = get_number(json_object_get(now, op), key) -
+	                  get_number(json_object_get(before, op), key);
+
+	return delta < 0 ? 0 : (double)delta / seconds;
+}
+
+static void cell_latency(struct table *table, json_t *now, json_t *before, const char *op)
+{
+	double count = rate(now, before, op, "done", 1);
+
+	if (count > 0)
+		table_cell(table, "%.1f", rate(now, before, op, "ns", 1) / count / 1000);
+	else
+		table_cell(table, "-");
+}
+
+static void print_rates(json_t *now, json_t *before, double seconds)
+{
+	static const char *const columns[] = {"DISK",       ">READS/s",  ">READ/s",     ">us",
+	                                      ">WRITES/s", ">WRITTEN/s", ">us",        ">FLUSHES/s",
+	                                      ">ERRORS/s", NULL};
+	struct table *table = table_new(columns);
+	json_t *disk, *old;
+	char text[32];
+	size_t i;
+
+	json_array_foreach(json_object_get(now, "disks"), i, disk)
+	{
+		old = find_disk(before, get_text(disk, "disk"));
+		table_cell(table, "%s", get_text(disk, "disk"));
+		table_cell(table, "%.0f", rate(disk, old, "read", "done", seconds));
+		table_cell(table, "%s", text_size(rate(disk, old, "read", "bytes", seconds), text, sizeof(text)));
+		cell_latency(table, disk, old, "read");
+		table_cell(table, "%.0f", rate(disk, old, "write", "done", seconds));
+		table_cell(table, "%s",
+		           text_size(rate(disk, old, "write", "bytes", seconds), text, sizeof(text)));
+		cell_latency(table, disk, old, "write");
+		table_cell(table, "%.0f", rate(disk, old, "flush", "done", seconds));
+		table_cell(table, "%.0f", rate(disk, old, "read", "errors", seconds) +
+		                                  rate(disk, old, "write", "errors", seconds) +
+		                                  rate(disk, old, "flush", "errors", seconds));
+	}
+	if (json_array_size(json_object_get(now, "disks")))
+		table_print(table, stdout);
+	else
+		puts("no disks");
+	table_free(table);
+	fflush(stdout);
+}
+
+static double clock_seconds(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+}
+
+/* Until ^C, or until the daemon or the disk is gone. */
+static enum ctl_exit keep_watching(const char *disk, json_t *before)
+{
+	double then = clock_seconds(), now;
+	enum ctl_exit status;
+	json_t *result = NULL;
+
+	for (;;) {
+		usleep((useconds_t)(watch * 1e6));
+		status = get_stats(disk, &result);
+		if (status != EXIT_DONE)
+			break;
+		now = clock_seconds();
+		if (ctl_json)
+			ctl_print_json(result);
+		else
+			print_rates(result, before, now - then);
+		if (fflush(stdout) || ferror(stdout)) {
+			json_decref(result);
+			break;
+		}
+		json_decref(before);
+		before = result;
+		then = now;
+	}
+	json_decref(before);
+	return status;
+}
+
+static enum ctl_exit run(int argc, char **argv)
+{
+	const char *disk = argc ? argv[0] : NULL;
+	json_t *result = NULL, *disks;
+	enum ctl_exit status;
+
+	if (watch && (watch < 0.1 || watch > 3600))
+		return ctl_misused("--watch: between 0.1 and 3600 seconds");
+	status = get_stats(disk, &result);
+	if (status != EXIT_DONE)
+		return status;
+	if (watch)
+		return keep_watching(disk, result);
+	disks = json_object_get(result, "disks");
+	if (ctl_json) {
+		ctl_print_json(result);
+	} else {
+		if (json_array_size(disks)) {
+			print_totals(disks);
+			print_counters(disks);
+		} else {
+			puts("no disks");
+		}
+		print_pools(json_object_get(result, "pools"));
+	}
+	json_decref(result);
+	return EXIT_DONE;
+}
+
+const struct ctl_verb ctl_stats = {
+	.name = "stats",
+	.arguments = "[DISK]",
+	.help = "show what the disks have done, or do",
+	.details = "The mean is the time from the request in the ring to its answer. With --watch,\n"
+		   "rates since the line before; with --json too, the totals each time.\n",
+	.options = options,
+	.max_arguments = 1,
+	.run = run,
+};
