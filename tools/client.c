@@ -12,10 +12,10 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
-#include "lock.h"
 
 /* A daemon would have to serve a hundred thousand disks. */
 #define MAX_ANSWER (256u * 1024 * 1024)
@@ -27,6 +27,14 @@ struct client {
 	char *in;
 	size_t len, size, scanned;
 };
+
+long long client_clock_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (long long)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
 
 int client_open(const char *path, struct client **out)
 {
@@ -161,7 +169,7 @@ static int wait_readable(struct client *client, long long deadline)
 	int n;
 
 	if (deadline >= 0) {
-		left = deadline - monotonic_ms();
+		left = deadline - client_clock_ms();
 		if (left < 0)
 			left = 0;
 	}
@@ -170,12 +178,12 @@ static int wait_readable(struct client *client, long long deadline)
 		return errno == EINTR ? 0 : -errno;
 	if (n)
 		return read_some(client);
-	return deadline >= 0 && monotonic_ms() >= deadline ? -ETIMEDOUT : 0;
+	return deadline >= 0 && client_clock_ms() >= deadline ? -ETIMEDOUT : 0;
 }
 
 int client_receive(struct client *client, int id, int timeout_ms, json_t **answer)
 {
-	long long deadline = timeout_ms < 0 ? -1 : monotonic_ms() + timeout_ms;
+	long long deadline = timeout_ms < 0 ? -1 : client_clock_ms() + timeout_ms;
 	int err = 0;
 
 	while (!(*answer = take_kept(client, id))) {

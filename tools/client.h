@@ -28,4 +28,7 @@ int client_receive(struct client *client, int id, int timeout_ms, json_t **answe
 int client_call(struct client *client, const char *method, json_t *params, int timeout_ms,
 		json_t **answer);
 
+/* CLOCK_MONOTONIC in milliseconds. */
+long long client_clock_ms(void);
+
 #endif

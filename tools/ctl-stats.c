@@ -8,7 +8,7 @@
 
 #include "table.h"
 
-static double watch;
+static double watch = -1; /* not given */
 
 static const struct ctl_option options[] = {
 	{"watch", 'w', OPTION_SECONDS, "SECONDS", "print rates, again and again, until ^C", &watch},
@@ -69,17 +69,18 @@ static void print_counters(json_t *disks)
 
 	json_array_foreach(disks, i, disk)
 	{
-		const char *separator = ": ";
+		bool any = false;
 
-		printf("%s", get_text(disk, "disk"));
 		json_object_foreach(disk, key, value)
 		{
 			if (!json_is_integer(value) || !json_integer_value(value))
 				continue;
-			printf("%s%s %lld", separator, key, (long long)json_integer_value(value));
-			separator = ", ";
+			printf("%s%s %s %lld", any ? "," : get_text(disk, "disk"), any ? "" : ":", key,
+			       (long long)json_integer_value(value));
+			any = true;
 		}
-		putchar('\n');
+		if (any)
+			putchar('\n');
 	}
 }
 
@@ -203,12 +204,12 @@ static enum ctl_exit run(int argc, char **argv)
 	json_t *result = NULL, *disks;
 	enum ctl_exit status;
 
-	if (watch && (watch < 0.1 || watch > 3600))
+	if (watch != -1 && (watch < 0.1 || watch > 3600))
 		return ctl_misused("--watch: between 0.1 and 3600 seconds");
 	status = get_stats(disk, &result);
 	if (status != EXIT_DONE)
 		return status;
-	if (watch)
+	if (watch > 0)
 		return keep_watching(disk, result);
 	disks = json_object_get(result, "disks");
 	if (ctl_json) {

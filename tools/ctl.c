@@ -15,7 +15,6 @@
 #include <unistd.h>
 
 #include "client.h"
-#include "lock.h"
 #include "table.h"
 
 bool ctl_json;
@@ -369,26 +368,26 @@ static void show_waiting(struct client *client, const char *disk, long long sinc
 			        get_number(view, "parked"));
 		json_decref(answer);
 	}
-	fprintf(stderr, " (%lld s, ^C leaves it to the daemon) ", (monotonic_ms() - since) / 1000);
+	fprintf(stderr, " (%lld s, ^C leaves it to the daemon) ", (client_clock_ms() - since) / 1000);
 	fflush(stderr);
 }
 
 /* As client_receive(), with a word each second. */
 static int receive_showing(struct client *client, int id, int timeout_ms, const char *disk, json_t **answer)
 {
-	long long since = monotonic_ms();
+	long long since = client_clock_ms();
 	bool shown = false;
 	int err, left = 1000;
 
 	do {
-		if (timeout_ms >= 0 && since + timeout_ms - monotonic_ms() < 1000)
-			left = (int)(since + timeout_ms - monotonic_ms());
+		if (timeout_ms >= 0 && since + timeout_ms - client_clock_ms() < 1000)
+			left = (int)(since + timeout_ms - client_clock_ms());
 		err = client_receive(client, id, left < 0 ? 0 : left, answer);
 		if (err != -ETIMEDOUT)
 			break;
 		shown = true;
 		show_waiting(client, disk, since);
-	} while (timeout_ms < 0 || monotonic_ms() - since < timeout_ms);
+	} while (timeout_ms < 0 || client_clock_ms() - since < timeout_ms);
 	if (shown)
 		fputs("\r\033[K", stderr);
 	return err;
