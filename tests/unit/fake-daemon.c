@@ -74,7 +74,7 @@ int main(int argc, char **argv)
 		;
 	admin_stop();
 	fake_device_release(held);
-	fake_devices_end();
 	pool_destroy(config.control);
+	fake_devices_end();
 	return EXIT_SUCCESS;
 }

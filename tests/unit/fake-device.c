@@ -40,8 +40,6 @@ void fake_devices_init(struct pool *pool)
 void fake_devices_end(void)
 {
 	for (unsigned i = 0; i < count; i++) {
-		if (strands)
-			pool_client_drain(&devices[i]->strand);
 		if (devices[i]->refs != 1) {
 			fprintf(stderr, "%s: %d references\n", devices[i]->name, devices[i]->refs);
 			abort();

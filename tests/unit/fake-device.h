@@ -10,7 +10,7 @@
 
 /* pool: strands run there; NULL: dev_submit calls at once. */
 void fake_devices_init(struct pool *pool);
-/* Waits for the strands. */
+/* After pool_destroy, which waits for the strands; nobody may hold a reference any more. */
 void fake_devices_end(void);
 struct device *fake_device_add(uint32_t domid, uint32_t vdev, const char *name, const char *params);
 /* dev_pause waits until it is let go again. */

@@ -123,8 +123,8 @@ static int stop(void **state)
 	(void)state;
 	fake_device_release(xvda);
 	admin_stop();
-	fake_devices_end();
 	pool_destroy(control);
+	fake_devices_end();
 	return 0;
 }
 
@@ -769,8 +769,8 @@ static void stop_with_a_request_running(void **state)
 	assert_true(hears_end(fd));
 	assert_int_equal(access(path, F_OK), -1);
 	fake_device_release(dev); /* its answer finds no loop, and is freed */
-	fake_devices_end();
 	pool_destroy(pool);
+	fake_devices_end();
 	close(fd);
 }
 
