@@ -187,11 +187,10 @@ bool ring_final_check(struct ring *ring)
 {
 	struct sring *s = shared(ring);
 
-	__atomic_store_n(&s->req_event, ring->req_cons + 1, __ATOMIC_RELAXED);
 	/* The frontend must see the new req_event before we look at req_prod: else it publishes without
 	 * notifying and we sleep. */
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	return ring_read_prod(ring) != ring->req_cons;
+	__atomic_store_n(&s->req_event, ring->req_cons + 1, __ATOMIC_SEQ_CST);
+	return __atomic_load_n(&s->req_prod, __ATOMIC_SEQ_CST) != ring->req_cons;
 }
 
 void ring_respond(struct ring *ring, uint64_t id, uint8_t op, int16_t status)
@@ -213,10 +212,9 @@ bool ring_push(struct ring *ring)
 	uint32_t old = ring->rsp_pushed, new = ring->rsp_prod, event;
 
 	ring->rsp_pushed = new;
-	__atomic_store_n(&s->rsp_prod, new, __ATOMIC_RELEASE);
 	/* The frontend sets rsp_event and then looks at rsp_prod; we do it the other way round. */
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	event = __atomic_load_n(&s->rsp_event, __ATOMIC_RELAXED);
+	__atomic_store_n(&s->rsp_prod, new, __ATOMIC_SEQ_CST);
+	event = __atomic_load_n(&s->rsp_event, __ATOMIC_SEQ_CST);
 	return new - event < new - old;
 }
 

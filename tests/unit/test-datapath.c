@@ -371,6 +371,197 @@ static void pause_holds_and_goes_on(void **state)
 	}
 }
 
+static unsigned parked(void)
+{
+	struct dev_view view;
+
+	dev_look(vbd.dev, &view);
+	return view.parked;
+}
+
+static void fault_disk(const char *driver, const char *settings)
+{
+	snprintf(params, sizeof(params), "%s:raw:%s", driver, path);
+	vbd_create(&vbd, params, settings, true);
+	assert_int_equal(vbd_connect(&vbd, 0, true), 0);
+}
+
+static void no_space_waits_for_the_operator(void **state)
+{
+	(void)state;
+	fault_disk("error,op=write,errno=ENOSPC,nth=1,count=2", "");
+	fill(5);
+	vbd_put(&vbd, BLKIF_OP_WRITE, 1, 0, gref, SEGS);
+	vbd_put(&vbd, BLKIF_OP_WRITE, 2, 800, gref, SEGS);
+	vbd_push(&vbd);
+	wait_event(DEV_EV_PARKED);
+	/* Nothing more is consumed, not even reads. */
+	while (parked() != 2)
+		usleep(1000);
+	vbd_put(&vbd, BLKIF_OP_READ, 3, 0, gref, 1);
+	vbd_push(&vbd);
+	usleep(20000);
+	assert_false(vbd_answered(&vbd));
+	assert_int_equal(vbd_strand(&vbd, vbd_do_pause), 0);
+	assert_int_equal(parked(), 2);
+	assert_int_equal(vbd_strand(&vbd, vbd_do_unpause), 0);
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(vbd_answer(&vbd).status, 0);
+	assert_int_equal(parked(), 0);
+	memset(data, 0, SEGS * 4096);
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_READ, 800, gref, SEGS), 0);
+	assert_true(is_filled(5));
+}
+
+static void no_space_is_reported_if_asked(void **state)
+{
+	(void)state;
+	fault_disk("error,op=write,errno=ENOSPC,nth=1,count=1", "enospc=report");
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_WRITE, 0, gref, 1), BLKIF_RSP_ERROR);
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_WRITE, 0, gref, 1), 0);
+	assert_int_equal(vbd.events[DEV_EV_PARKED], 0);
+}
+
+static void parked_writes_fail_at_detach(void **state)
+{
+	(void)state;
+	fault_disk("error,op=write,errno=ENOSPC", "");
+	vbd_put(&vbd, BLKIF_OP_WRITE, 7, 0, gref, SEGS);
+	vbd_push(&vbd);
+	wait_event(DEV_EV_PARKED);
+	assert_int_equal(vbd_strand(&vbd, vbd_do_disconnect), 0);
+	assert_true(vbd_answered(&vbd));
+	assert_int_equal(vbd_answer(&vbd).status, BLKIF_RSP_ERROR);
+}
+
+/* Promise 3: no flush is ever answered again, and data requests fail; a reconnect changes nothing. */
+static void failed_flush_is_held(void **state)
+{
+	(void)state;
+	fault_disk("error,op=flush,errno=EIO,nth=1,count=1", "");
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_WRITE, 0, gref, 1), 0);
+	vbd_put(&vbd, BLKIF_OP_FLUSH_DISKCACHE, 1, 0, NULL, 0);
+	vbd_push(&vbd);
+	wait_event(DEV_EV_PARKED);
+	assert_false(vbd_answered(&vbd));
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_WRITE, 0, gref, 1), BLKIF_RSP_ERROR);
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_READ, 0, gref, 1), BLKIF_RSP_ERROR);
+	vbd_put(&vbd, BLKIF_OP_FLUSH_DISKCACHE, 2, 0, NULL, 0);
+	vbd_push(&vbd);
+	while (parked() != 2)
+		usleep(1000);
+	assert_false(vbd_answered(&vbd));
+	disk_assert_logged("flush failed");
+
+	vbd.events[DEV_EV_PARKED] = 0;
+	assert_int_equal(vbd_strand(&vbd, vbd_do_disconnect), 0);
+	assert_false(vbd_answered(&vbd));
+	assert_int_equal(vbd_connect(&vbd, 0, true), 0);
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_WRITE, 0, gref, 1), BLKIF_RSP_ERROR);
+	vbd_put(&vbd, BLKIF_OP_FLUSH_DISKCACHE, 3, 0, NULL, 0);
+	vbd_push(&vbd);
+	wait_event(DEV_EV_PARKED);
+	assert_false(vbd_answered(&vbd));
+}
+
+static void release_file(char *name)
+{
+	FILE *f = fopen(name, "w");
+
+	assert_non_null(f);
+	fclose(f);
+}
+
+/* A driver call that never returns: the guest gets its memory back, and the daemon goes on. */
+static void hanging_call_is_given_up(const char *op, const char *settings, uint8_t wire)
+{
+	char release[4200], driver[4400];
+
+	snprintf(release, sizeof(release), "%s/release", dir);
+	snprintf(driver, sizeof(driver), "delay,hang=%s,release=%s", op, release);
+	fault_disk(driver, settings);
+	fill(1);
+	vbd_put(&vbd, wire, 1, 0, gref, SEGS);
+	vbd_push(&vbd);
+	while (!stats_get(dev_stats(vbd.dev)->pool_io))
+		usleep(1000);
+	assert_int_equal(vbd_strand(&vbd, vbd_do_disconnect), -ETIMEDOUT);
+	assert_int_equal(dev_state(vbd.dev), DEV_IDLE);
+	for (unsigned i = 0; i < SEGS; i++)
+		assert_int_equal(guest_grant_in_use(vbd.guest, gref[i]), 0);
+	for (unsigned i = 0; i < SEGS * 4096; i++)
+		data[i] = 0x77;
+	release_file(release);
+	while (!strstr(disk_log, "has returned"))
+		usleep(1000);
+	/* The read that came back late has not touched the guest. */
+	for (unsigned i = 0; i < SEGS * 4096; i++)
+		assert_int_equal(data[i], 0x77);
+	assert_false(vbd_answered(&vbd));
+}
+
+static void hanging_read_persistent(void **state)
+{
+	(void)state;
+	hanging_call_is_given_up("read", "", BLKIF_OP_READ);
+}
+
+static void hanging_read_mapped(void **state)
+{
+	(void)state;
+	hanging_call_is_given_up("read", "grant=map", BLKIF_OP_READ);
+}
+
+static void hanging_read_copied(void **state)
+{
+	(void)state;
+	hanging_call_is_given_up("read", "grant=copy", BLKIF_OP_READ);
+}
+
+/* Segment k of n has a grant that was not given, for every k: ERROR, and nothing stays in use. */
+static void bad_grant_at_each_segment(const char *settings)
+{
+	uint32_t bad[SEGS];
+
+	vbd_create(&vbd, params, settings, true);
+	assert_int_equal(vbd_connect(&vbd, 0, true), 0);
+	for (unsigned n = 1; n <= SEGS; n++)
+		for (unsigned k = 0; k < n; k++) {
+			memcpy(bad, gref, sizeof(bad));
+			bad[k] = 4090;
+			assert_int_equal(vbd_do(&vbd, BLKIF_OP_WRITE, 0, bad, n), BLKIF_RSP_ERROR);
+			assert_int_equal(vbd_do(&vbd, BLKIF_OP_READ, 0, bad, n), BLKIF_RSP_ERROR);
+			assert_int_equal(vbd_do(&vbd, BLKIF_OP_READ, 0, gref, n), 0);
+		}
+	assert_int_equal(vbd_strand(&vbd, vbd_do_disconnect), 0);
+	for (unsigned i = 0; i < SEGS; i++)
+		assert_int_equal(guest_grant_in_use(vbd.guest, gref[i]), 0);
+}
+
+static void bad_grants_persistent(void **state)
+{
+	(void)state;
+	bad_grant_at_each_segment("");
+}
+
+static void bad_grants_copy(void **state)
+{
+	(void)state;
+	bad_grant_at_each_segment("grant=copy");
+}
+
+static void bad_grants_map(void **state)
+{
+	(void)state;
+	bad_grant_at_each_segment("grant=map");
+}
+
+static void bad_grants_map_single(void **state)
+{
+	(void)state;
+	bad_grant_at_each_segment("grant=map-single aio=threads");
+}
+
 int main(void)
 {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -396,6 +587,17 @@ int main(void)
 		CASE(indirect_requests),
 		CASE(impossible_producer_stops_the_device),
 		CASE(pause_holds_and_goes_on),
+		CASE(no_space_waits_for_the_operator),
+		CASE(no_space_is_reported_if_asked),
+		CASE(parked_writes_fail_at_detach),
+		CASE(failed_flush_is_held),
+		CASE(hanging_read_persistent),
+		CASE(hanging_read_mapped),
+		CASE(hanging_read_copied),
+		CASE(bad_grants_persistent),
+		CASE(bad_grants_copy),
+		CASE(bad_grants_map),
+		CASE(bad_grants_map_single),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -12,9 +12,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#define mb()  __atomic_thread_fence(__ATOMIC_SEQ_CST)
-#define rmb() __atomic_thread_fence(__ATOMIC_ACQUIRE)
-#define wmb() __atomic_thread_fence(__ATOMIC_RELEASE)
+#define mb()  __sync_synchronize()
+#define rmb() __sync_synchronize()
+#define wmb() __sync_synchronize()
 #include <xen/xen.h>
 
 #include <xen/io/blkif.h>
