@@ -364,6 +364,12 @@ static bool parse_place(struct admin_request *req, uint32_t *domid, uint32_t *vd
 	return true;
 }
 
+/* How attach and detach fail: without the store, nothing is said about the disk. */
+static enum admin_code store_code(int err)
+{
+	return err == -ENOTCONN ? ADMIN_E_STORE : err == -ENOENT ? ADMIN_E_FAILED : code_of(err);
+}
+
 static bool kind_is_valid(const char *kind)
 {
 	return *kind && strlen(kind) < 16 &&
@@ -385,8 +391,8 @@ static void attach_job(struct pool_job *job)
 	                                       !admin_bool(req, "read_only") && !cdrom, cdrom, err_text,
 	                                       sizeof(err_text));
 	if (err)
-		admin_fail(req, err == -ENOENT ? ADMIN_E_FAILED : code_of(err), name, NULL,
-		           "cannot attach %s: %s", name, err_text[0] ? err_text : strerror(-err));
+		admin_fail(req, store_code(err), name, NULL, "cannot attach %s: %s", name,
+		           err_text[0] ? err_text : strerror(-err));
 	else
 		admin_reply(req, json_pack("{s:s}", "disk", name));
 }
@@ -442,7 +448,7 @@ static void detach_job(struct pool_job *job)
 	err = admin_config_get()->store.detach(dev_domid(dev), dev_vdev(dev), admin_bool(req, "force"),
 	                                       err_text, sizeof(err_text));
 	if (err)
-		admin_fail(req, code_of(err), dev_name(dev),
+		admin_fail(req, store_code(err), dev_name(dev),
 		           admin_bool(req, "force") ? NULL : "the guest must let go of it; or use force",
 		           "cannot detach %s: %s", dev_name(dev),
 		           err_text[0] ? err_text : strerror(-err));

@@ -1016,4 +1016,7 @@ void admin_stop(void)
 	pthread_join(loop.thread, NULL);
 	admin_socket_close(&loop.sock);
 	admin_loop_close();
+	/* Attach and detach use the store, which goes next. They wait for bounded time. */
+	if (loop.config.control)
+		pool_client_drain(&loop.control);
 }

@@ -41,7 +41,8 @@ struct admin_config {
  * another daemon answers on the socket; else -errno.  The reason has been logged. */
 int admin_start(const struct admin_config *config);
 /* Takes no more requests, delivers what is answered already (in bounded time), removes the socket.
- * Requests that still run on a strand end by themselves; their answers are dropped. */
+ * Waits for an attach or detach that runs; requests that still run on a strand end by themselves and
+ * their answers are dropped. */
 void admin_stop(void);
 
 #endif
