@@ -1,0 +1,34 @@
+/* Disks without images and rings, for tests of xenbus: what device.h promises, and a check that xenbus keeps
+ * to it (connect only what is idle, one call at a time, nothing after destroy). */
+#ifndef STUB_DEVICE_H
+#define STUB_DEVICE_H
+
+#include <stdbool.h>
+
+#include "device.h"
+
+void stub_init(struct pool *control);
+/* Every device must be gone: how many are not. */
+int stub_end(void);
+
+/* How the next calls of any device end; 0: well. */
+void stub_fail(int probe, int connect, int disconnect, const char *why);
+
+/* What a device was made with, and what it is doing; false: there is none. */
+struct stub_view {
+	struct dev_spec spec; /* its strings are below */
+	char kind[32], params[256];
+	enum dev_state state;
+	struct dev_rings rings;
+};
+bool stub_look(uint32_t domid, uint32_t vdev, struct stub_view *view);
+int stub_count(void);     /* devices */
+int stub_connected(void); /* of them connected */
+int stub_probes(void);    /* calls so far */
+int stub_connects(void);
+
+/* The guest made its ring impossible / the image has another size: as device.c would tell it. */
+void stub_break(uint32_t domid, uint32_t vdev);
+void stub_resize(uint32_t domid, uint32_t vdev, uint64_t sectors);
+
+#endif
