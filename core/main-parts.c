@@ -4,9 +4,14 @@
  */
 #include "main-parts.h"
 
+#include "admin.h"
 #include "base/bytes.h"
+#include "device.h"
+#include "drivers.h"
+#include "hyp.h"
 #include "log.h"
 #include "pool.h"
+#include "xenbus.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -14,12 +19,37 @@
 #include <unistd.h>
 
 #define CONTROL_THREADS 64u /* bound of the pool that opens and closes images */
+#define GUEST_MEMORY    (64u << 20)
+#define GUEST_GRANTS    16384u
 
 struct part {
 	const char *name;
 	int (*start)(struct parts *parts);
 	void (*stop)(struct parts *parts); /* NULL: nothing to do */
 };
+
+static int start_drivers(struct parts *p)
+{
+	return drv_load(p->config->driver_dir);
+}
+
+static int start_hyp(struct parts *p)
+{
+	const struct hyp_config hyp = {
+		.kind = p->config->hyp,
+		.loopback_socket = p->config->loopback_socket,
+	};
+	int err = hyp_open(&hyp, &p->hyp);
+
+	if (!err)
+		log_info(LOG_MAIN, "ringdiskd " PACKAGE_VERSION " on %s", p->hyp->ops->name);
+	return err;
+}
+
+static void stop_hyp(struct parts *p)
+{
+	p->hyp->ops->close(p->hyp);
+}
 
 static int start_pools(struct parts *p)
 {
@@ -37,6 +67,85 @@ static void stop_pools(struct parts *p)
 {
 	pool_destroy(p->control);
 	pool_destroy(p->workers);
+}
+
+static int start_devices(struct parts *p)
+{
+	const struct dev_env env = {
+		.hyp = p->hyp,
+		.workers = p->workers,
+		.control = p->control,
+		.notify = xenbus_notify,
+		.guest_memory = GUEST_MEMORY,
+		.guest_grants = GUEST_GRANTS,
+	};
+
+	return devtab_init(&env);
+}
+
+static void stop_devices(struct parts *p)
+{
+	(void)p;
+	devtab_destroy();
+}
+
+static int start_xenbus(struct parts *p)
+{
+	const struct xenbus_config xenbus = {
+		.hyp = p->hyp,
+		.kinds = (const char *const *)p->config->kinds,
+		.claim = p->config->claim,
+		.rules = p->config->rules,
+	};
+
+	return xenbus_start(&xenbus);
+}
+
+static void stop_xenbus(struct parts *p)
+{
+	(void)p;
+	xenbus_stop();
+}
+
+/* The admin socket knows nothing of the store: this joins them. */
+static int attach(uint32_t domid, uint32_t vdev, const char *kind, const char *params,
+		  bool writable, bool cdrom, char *err, size_t errlen)
+{
+	const struct xenbus_attach a = {
+		.domid = domid,
+		.vdev = vdev,
+		.params = params,
+		.kind = kind,
+		.writable = writable,
+		.cdrom = cdrom,
+	};
+
+	return xenbus_attach(&a, err, errlen);
+}
+
+static int start_admin(struct parts *p)
+{
+	const struct admin_config admin = {
+		.socket_path = p->config->control_socket,
+		.group = p->config->control_group,
+		.shutdown = p->shutdown,
+		.hyp = p->hyp->ops->name,
+		.control = p->control,
+		.workers = p->workers,
+		.store = {
+			.attach = attach,
+			.detach = xenbus_detach,
+			.connected = xenbus_connected,
+		},
+	};
+
+	return admin_start(&admin);
+}
+
+static void stop_admin(struct parts *p)
+{
+	(void)p;
+	admin_stop();
 }
 
 static int start_pid_file(struct parts *p)
@@ -64,7 +173,12 @@ static void stop_pid_file(struct parts *p)
 }
 
 static const struct part table[] = {
+	{ "the drivers", start_drivers, NULL },
+	{ "the hypervisor", start_hyp, stop_hyp },
 	{ "the threads", start_pools, stop_pools },
+	{ "the disks", start_devices, stop_devices },
+	{ "the store", start_xenbus, stop_xenbus },
+	{ "the admin socket", start_admin, stop_admin },
 	{ "the pid file", start_pid_file, stop_pid_file },
 };
 
