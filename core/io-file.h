@@ -20,17 +20,20 @@ struct io_learned {
 };
 
 /*
- * Who may write a direct file whose blocks are larger than a request's: many writers of whole
- * blocks, or one that reads, changes and writes back a block. It waits for the others and new ones
- * wait for it. Not one of the ranked locks: it is held over I/O, on threads that hold no other
- * lock.
+ * Who may write a direct file whose blocks are larger than a request's: many writers of whole blocks, or
+ * one that reads, changes and writes back a block. That one waits for the others, new ones wait for it,
+ * and those who waited go before the next one of its kind. Not one of the ranked locks: it is held over
+ * I/O, on threads that hold no other lock.
  */
 struct io_gate {
 	pthread_mutex_t mutex;
 	pthread_cond_t changed;
-	unsigned shared;    /* under mutex: whole-block writers inside */
-	unsigned exclusive; /* under mutex: read-modify-writers inside or waiting */
-	bool busy;          /* under mutex: one of them is inside */
+	/* under mutex */
+	unsigned shared;    /* whole-block writers inside */
+	unsigned exclusive; /* read-modify-writers inside or waiting */
+	bool busy;          /* one of them is inside */
+	unsigned waiting;   /* whole-block writers outside */
+	unsigned admitted;  /* of them, to go before the next read-modify-writer */
 };
 
 struct rd_file {

@@ -147,8 +147,12 @@ bool io_gate_try_shared(struct io_gate *gate)
 static void gate_enter_shared(struct io_gate *gate)
 {
 	pthread_mutex_lock(&gate->mutex);
-	while (gate->exclusive)
+	gate->waiting++;
+	while (gate->busy || (gate->exclusive && !gate->admitted))
 		pthread_cond_wait(&gate->changed, &gate->mutex);
+	gate->waiting--;
+	if (gate->admitted && !--gate->admitted)
+		pthread_cond_broadcast(&gate->changed);
 	gate->shared++;
 	pthread_mutex_unlock(&gate->mutex);
 }
@@ -165,7 +169,7 @@ static void gate_enter_exclusive(struct io_gate *gate)
 {
 	pthread_mutex_lock(&gate->mutex);
 	gate->exclusive++;
-	while (gate->shared || gate->busy)
+	while (gate->shared || gate->busy || gate->admitted)
 		pthread_cond_wait(&gate->changed, &gate->mutex);
 	gate->busy = true;
 	pthread_mutex_unlock(&gate->mutex);
@@ -176,6 +180,7 @@ static void gate_leave_exclusive(struct io_gate *gate)
 	pthread_mutex_lock(&gate->mutex);
 	gate->exclusive--;
 	gate->busy = false;
+	gate->admitted = gate->waiting;
 	pthread_cond_broadcast(&gate->changed);
 	pthread_mutex_unlock(&gate->mutex);
 }
@@ -238,7 +243,7 @@ static int at_end(const struct rd_file *file, const struct iovec *iov, int iovcn
 /* Read a whole number of blocks into the private buffer; past the end of the file it is zeroes. */
 static int64_t read_blocks(struct rd_file *file, char *buf, uint64_t offset, uint64_t length)
 {
-	const struct iovec iov = {.iov_base = buf, .iov_len = length};
+	const struct iovec iov = { .iov_base = buf, .iov_len = length };
 	int64_t n = transfer(file, false, &iov, 1, offset, length);
 
 	if (n >= 0)
@@ -302,7 +307,7 @@ static int bounce_write(struct rd_file *file, const struct iovec *iov, int iovcn
 		uint64_t start = round_down(at, file->len_align);
 		uint64_t end = MIN(start + room, round_up(offset + length, file->len_align));
 		uint64_t part = MIN(end, offset + length) - at;
-		const struct iovec whole = {.iov_base = buf, .iov_len = end - start};
+		const struct iovec whole = { .iov_base = buf, .iov_len = end - start };
 		int64_t n = read_edges(file, buf, start, end, at, at + part);
 
 		if (n < 0)
@@ -378,8 +383,8 @@ static int bounce(struct rd_file *file, bool write, const struct iovec *iov, int
 	if (!write)
 		return bounce_read(file, iov, iovcnt, offset, length, buf, room);
 	return is_aligned(offset | length, file->len_align)
-		   ? bounce_write_beside(file, iov, iovcnt, offset, length, buf, room)
-		   : bounce_write_alone(file, iov, iovcnt, offset, length, buf, room);
+		       ? bounce_write_beside(file, iov, iovcnt, offset, length, buf, room)
+		       : bounce_write_alone(file, iov, iovcnt, offset, length, buf, room);
 }
 
 /* ---- reading and writing
@@ -424,7 +429,7 @@ static int without_waiting(struct rd_file *file, bool write, const struct iovec 
 			   uint64_t offset, uint64_t length)
 {
 	_Atomic bool *missing =
-	    write ? &file->learned.no_nowait_write : &file->learned.no_nowait_read;
+		write ? &file->learned.no_nowait_write : &file->learned.no_nowait_read;
 	ssize_t n;
 
 	if (atomic_load_explicit(missing, memory_order_relaxed))
@@ -527,7 +532,7 @@ static int fallocate_range(struct rd_file *file, _Atomic bool *flag, int mode, u
 static int ioctl_range(struct rd_file *file, _Atomic bool *flag, unsigned long request,
 		       uint64_t offset, uint64_t length)
 {
-	uint64_t range[2] = {offset, length};
+	uint64_t range[2] = { offset, length };
 	int r;
 
 	if (is_off(flag))

@@ -25,7 +25,8 @@ static struct {
 	unsigned modes; /* fallocate: modes seen, or'ed */
 	uint32_t align; /* claimed by statx, and demanded by transfers of direct files */
 	uint32_t wrong; /* transfers that were not aligned to it */
-	bool no_nowait; /* pass RWF_NOWAIT on as if the file system had it not */
+	bool slow;      /* transfers take a while: others get their chance */
+	size_t claim;   /* writes say that they did no more than this */
 } sim;
 
 enum { PREADV, PWRITEV, PREADV2, PWRITEV2, FDATASYNC, FALLOCATE, SUBMIT };
@@ -48,7 +49,8 @@ static void look(const struct iovec *iov, int iovcnt, off_t offset)
 		return;
 	for (int i = 0; i < iovcnt; i++)
 		bits |= (uint64_t)(uintptr_t)iov[i].iov_base | iov[i].iov_len;
-	sim.wrong += bits % sim.align != 0;
+	if (bits % sim.align)
+		__atomic_add_fetch(&sim.wrong, 1, __ATOMIC_RELAXED);
 }
 
 /* No more than sim.most bytes. */
@@ -72,6 +74,12 @@ static ssize_t sim_preadv(int fd, const struct iovec *iov, int iovcnt, off_t off
 	if (fails(PREADV))
 		return -1;
 	look(iov, iovcnt, offset);
+	if (sim.slow) {
+		ssize_t n = real.preadv(fd, iov, iovcnt, offset);
+
+		usleep(100);
+		return n;
+	}
 	if (!sim.most)
 		return real.preadv(fd, iov, iovcnt, offset);
 	return real.preadv(fd, less, shorten(less, iov, iovcnt), offset);
@@ -84,6 +92,13 @@ static ssize_t sim_pwritev(int fd, const struct iovec *iov, int iovcnt, off_t of
 	if (fails(PWRITEV))
 		return -1;
 	look(iov, iovcnt, offset);
+	if (sim.slow)
+		usleep(100);
+	if (sim.claim) {
+		ssize_t n = real.pwritev(fd, iov, iovcnt, offset);
+
+		return MIN(n, (ssize_t)sim.claim);
+	}
 	if (!sim.most)
 		return real.pwritev(fd, iov, iovcnt, offset);
 	return real.pwritev(fd, less, shorten(less, iov, iovcnt), offset);
@@ -408,19 +423,96 @@ static void *rewrite(void *arg)
 	return NULL;
 }
 
-static void neighbours_in_one_block_do_not_undo_each_other(void **state)
+static void a_short_direct_write_goes_on_at_a_block(void **state)
 {
-	struct neighbour n[8];
-	pthread_t threads[8];
+	uint8_t *out = pattern(32 * KiB), *in = aligned_alloc(4096, 32 * KiB);
+	struct iovec w = { out, 32 * KiB }, r = { in, 32 * KiB };
 	struct rd_file *file;
 
 	(void)state;
 	simulate();
 	sim.align = 4096;
+	sim.claim = 5000;
+	file = open_file(disk_file(dir, "d", 64 * KiB), RD_OPEN_WRITE | RD_OPEN_DIRECT);
+	assert_int_equal(io_writev(file, &w, 1, 4096), 0);
+	assert_int_equal(sim.wrong, 0);
+	assert_int_equal(sim.calls[PWRITEV], 8);
+	assert_int_equal(io_readv(file, &r, 1, 4096), 0);
+	assert_memory_equal(in, out, 32 * KiB);
+	/* Not even one block: no way to go on. */
+	sim.claim = 4095;
+	assert_int_equal(io_writev(file, &w, 1, 4096), -EIO);
+	io_close(file);
+	free(out);
+	free(in);
+}
+
+static int full_ftruncate(int fd, off_t length)
+{
+	(void)fd, (void)length;
+	errno = EPERM;
+	return -1;
+}
+
+static void a_file_that_stays_too_long_is_an_error(void **state)
+{
+	char data[512] = { 0 };
+	struct iovec iov = { data, sizeof(data) };
+	struct rd_file *file;
+
+	(void)state;
+	simulate();
+	sim.align = 4096;
+	file = open_file(disk_file(dir, "d", 4608), RD_OPEN_WRITE | RD_OPEN_DIRECT);
+	io_sys.ftruncate = full_ftruncate;
+	assert_int_equal(io_writev(file, &iov, 1, 512), 0);
+	assert_int_equal(io_writev(file, &iov, 1, 4096), -EPERM);
+	io_close(file);
+}
+
+/* Write the whole block again and again. Sectors 1 to 7 of it are written by nobody else. */
+static void *rewrite_block(void *arg)
+{
+	struct neighbour *n = arg;
+	uint8_t *data = aligned_alloc(4096, 8192);
+	struct iovec w = { data, 4096 }, r = { data + 4096, 4096 };
+	bool good = true;
+
+	for (int i = 0; i < 100 && good; i++) {
+		memset(data, i, 4096);
+		good = !io_writev(n->file, &w, 1, 0) && !io_readv(n->file, &r, 1, 0) &&
+		       !memcmp(data + 512, data + 4096 + 512, 3584);
+	}
+	free(data);
+	return good ? NULL : n;
+}
+
+static void *rewrite_first_sector(void *arg)
+{
+	struct neighbour *n = arg;
+	uint8_t data[512] = { 0 };
+	struct iovec w = { data, 512 };
+
+	for (int i = 0; i < 100; i++)
+		if (io_writev(n->file, &w, 1, 0))
+			return n;
+	return NULL;
+}
+
+/* Run on 4096-byte blocks, eight threads at once, none may fail. */
+static void race(void *(*fn)(unsigned i, struct neighbour *n, pthread_t *thread))
+{
+	struct neighbour n[8];
+	pthread_t threads[8];
+	struct rd_file *file;
+
+	simulate();
+	sim.align = 4096;
+	sim.slow = true;
 	file = open_file(disk_file(dir, "d", 64 * KiB), RD_OPEN_WRITE | RD_OPEN_DIRECT);
 	for (unsigned i = 0; i < 8; i++) {
 		n[i] = (struct neighbour){ file, i };
-		assert_int_equal(pthread_create(&threads[i], NULL, rewrite, &n[i]), 0);
+		assert_null(fn(i, &n[i], &threads[i]));
 	}
 	for (unsigned i = 0; i < 8; i++) {
 		void *failed;
@@ -429,6 +521,29 @@ static void neighbours_in_one_block_do_not_undo_each_other(void **state)
 		assert_null(failed);
 	}
 	io_close(file);
+}
+
+static void *start_neighbour(unsigned i, struct neighbour *n, pthread_t *thread)
+{
+	(void)i;
+	return pthread_create(thread, NULL, rewrite, n) ? n : NULL;
+}
+
+static void neighbours_in_one_block_do_not_undo_each_other(void **state)
+{
+	(void)state;
+	race(start_neighbour);
+}
+
+static void *start_overlapping(unsigned i, struct neighbour *n, pthread_t *thread)
+{
+	return pthread_create(thread, NULL, i ? rewrite_first_sector : rewrite_block, n) ? n : NULL;
+}
+
+static void a_part_of_a_block_does_not_undo_the_whole(void **state)
+{
+	(void)state;
+	race(start_overlapping);
 }
 
 static int no_statx(int at, const char *path, int flags, unsigned mask, struct statx *stx)
@@ -1005,6 +1120,9 @@ int main(void)
 		TEST(direct_with_large_blocks_reads_modifies_writes),
 		TEST(direct_with_large_blocks_keeps_an_odd_size),
 		TEST(neighbours_in_one_block_do_not_undo_each_other),
+		TEST(a_short_direct_write_goes_on_at_a_block),
+		TEST(a_file_that_stays_too_long_is_an_error),
+		TEST(a_part_of_a_block_does_not_undo_the_whole),
 		TEST(alignment_is_found_by_trying),
 		TEST(a_file_without_direct_io_is_refused),
 		TEST(a_failed_flush_is_never_forgotten),
