@@ -219,8 +219,11 @@ static int device_info(struct rd_file *file, const struct stat *st, const struct
 {
 	struct rd_info *info = &file->info;
 	unsigned physical = 0, optimal = 0;
-	int logical = 0;
+	int logical = 0, read_only = 0;
 
+	/* Opening it for writing works, and each write fails. */
+	if (file->flags & RD_OPEN_WRITE && !io_sys.ioctl(file->fd, BLKROGET, &read_only) && read_only)
+		return fail(why, -EROFS, "the device is read-only");
 	if (io_sys.ioctl(file->fd, BLKSSZGET, &logical))
 		return fail(why, -errno, "block size: %s", strerror(errno));
 	if (logical != SECTOR && logical != PAGE)

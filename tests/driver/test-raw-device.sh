@@ -45,7 +45,7 @@ fi
 # The kernel's word on read-only devices.
 truncate -s 1M "$tmp/ro"
 loop "$tmp/ro" -r
-says "cannot open for writing" "$img" "raw:$loop" info
+says "the device is read-only" "$img" "raw:$loop" info
 "$img" -r "raw:$loop" read 0 4096 0 -write 0 512 1 >"$tmp/out"
 same "read-only" "write: Read-only file system" "$(cat "$tmp/out")"
 
