@@ -580,21 +580,21 @@ static void run_one_timed(struct exec *x, struct request *req, uint64_t *now)
 		x->slow_until = *now + NSEC_PER_SEC;
 }
 
-void exec_batch(struct exec *x, struct list_head *list, bool inline_, struct list_head *done)
+void exec_batch(struct exec *x, struct list_head *list, bool inline_, struct list_head *done,
+		uint64_t *now)
 {
 	bool map = x->grant == GRANT_MAP || x->grant == GRANT_MAP_SINGLE;
 	struct request *req, *next;
 	struct list_head ran;
-	uint64_t now = inline_ ? now_ns() : 0;
 
 	list_init(&ran);
 	if (!map)
 		exec_copy_in(x, list);
 	list_for_each_safe(req, next, list, node) {
 		if (inline_) {
-			if (!req->err && !exec_may_inline(x, req, now))
+			if (!req->err && !exec_may_inline(x, req, *now))
 				continue;
-			run_one_timed(x, req, &now);
+			run_one_timed(x, req, now);
 			if (req->err == -EAGAIN) {
 				req->err = 0;
 				continue;

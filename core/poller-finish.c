@@ -284,7 +284,7 @@ static void run_job(struct pool_job *pool_job)
 		log_set_prefix(p->cfg.name);
 		alone = runs_alone(list_first_entry(&batch, struct request, node));
 		start = now_ns();
-		exec_batch(&p->exec, &batch, false, &done);
+		exec_batch(&p->exec, &batch, false, &done, &start);
 		end = now_ns();
 		if (!alone)
 			learn(p, end - start, n);
