@@ -415,10 +415,9 @@ static void zero_iov(const struct iovec *vec, int cnt)
 static int extent_io(const struct rd_extent *e, const struct iovec *vec, int cnt, bool write)
 {
 	if (e->kind != RD_EXTENT_DATA) {
-		if (write)
-			return -EAGAIN; /* the driver must allocate */
-		zero_iov(vec, cnt);
-		return 0;
+		if (!write)
+			zero_iov(vec, cnt);
+		return 0; /* a write without a place vanishes: see img_map */
 	}
 	return write ? io_writev_inline(e->file, vec, cnt, e->file_offset)
 		     : io_readv_inline(e->file, vec, cnt, e->file_offset);
