@@ -82,6 +82,12 @@ static uint32_t load(const struct fe_queue *queue, enum header which)
 	return __atomic_load_n(header(queue) + which, __ATOMIC_ACQUIRE);
 }
 
+/* Not before what we stored: one side at least must see the other's new index. */
+static uint32_t load_ordered(const struct fe_queue *queue, enum header which)
+{
+	return __atomic_load_n(header(queue) + which, __ATOMIC_SEQ_CST);
+}
+
 static uint8_t *slot(const struct fe_queue *queue, uint32_t index)
 {
 	const struct frontend *fe = queue->fe;
@@ -381,8 +387,7 @@ int fe_push(struct frontend *fe, unsigned int index)
 		return 0;
 	queue->pushed = new;
 	__atomic_store_n(header(queue) + REQ_PROD, new, __ATOMIC_SEQ_CST);
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	if (new - load(queue, REQ_EVENT) >= new - old)
+	if (new - load_ordered(queue, REQ_EVENT) >= new - old)
 		return 0;
 	queue->notifies++;
 	return guest_notify(&queue->port);
@@ -502,8 +507,7 @@ int fe_wait(struct frontend *fe, unsigned int index, int timeout_ms)
 		if (load(queue, RSP_PROD) != queue->rsp_cons)
 			return 1;
 		__atomic_store_n(header(queue) + RSP_EVENT, queue->rsp_cons + 1, __ATOMIC_SEQ_CST);
-		__atomic_thread_fence(__ATOMIC_SEQ_CST);
-		if (load(queue, RSP_PROD) != queue->rsp_cons)
+		if (load_ordered(queue, RSP_PROD) != queue->rsp_cons)
 			return 1;
 		left = deadline - guest_now_ms();
 		if (left <= 0 && timeout_ms)

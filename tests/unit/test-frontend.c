@@ -49,6 +49,7 @@ struct backend {
 	int port, stop_fd;
 	uint8_t last_op, last_inner;
 	pthread_t thread;
+	bool running;
 };
 
 struct fixture {
@@ -303,27 +304,35 @@ static void connect_both(struct fixture *f)
 	set(f, "state", "4");
 	assert_int_equal(fe_connect(f->fe), 0);
 	assert_int_equal(pthread_create(&f->be.thread, NULL, backend_main, &f->be), 0);
+	f->be.running = true;
+}
+
+static void close_backend(struct fixture *f)
+{
+	if (!f->be.gnt)
+		return;
+	f->be.ops->evtchn_close(f->be.evtchn);
+	f->be.ops->gnt_close(f->be.gnt);
+	f->be.gnt = NULL;
 }
 
 static void stop_backend(struct fixture *f)
 {
 	uint64_t one = 1;
 
-	assert_int_equal(write(f->be.stop_fd, &one, sizeof(one)), sizeof(one));
-	pthread_join(f->be.thread, NULL);
-	f->be.ops->evtchn_close(f->be.evtchn);
-	f->be.ops->gnt_close(f->be.gnt);
-	f->be.gnt = NULL;
+	if (f->be.running) {
+		assert_int_equal(write(f->be.stop_fd, &one, sizeof(one)), sizeof(one));
+		pthread_join(f->be.thread, NULL);
+		f->be.running = false;
+	}
+	close_backend(f);
 }
 
 static int teardown(void **state)
 {
 	struct fixture *f = *state;
 
-	if (f->be.gnt && f->fe)
-		stop_backend(f);
-	if (f->be.gnt)
-		f->be.ops->gnt_close(f->be.gnt);
+	stop_backend(f);
 	fe_free(f->fe);
 	guest_close(f->guest);
 	guest_close(f->toolstack);
