@@ -8,6 +8,8 @@
 
 #include "config.h"
 
+#include <stdbool.h>
+
 struct hyp;
 struct pool;
 
@@ -18,6 +20,7 @@ struct parts {
 	/* the parts' own */
 	struct hyp *hyp;
 	struct pool *workers, *control;
+	bool stuck; /* a driver call does not return: what it uses cannot be taken down */
 };
 
 /* 0, or -errno: the reason has been logged and nothing is left running. */
