@@ -29,6 +29,10 @@
 #define COPIES 256u   /* grant-copy segments in one call */
 #define EXTENTS 8     /* asked of map at once */
 
+/* Inline calls: a slow one weighs as much as so many quick ones; three in a short time are too many. */
+#define SLOW_WEIGHT 32u
+#define SLOW_LIMIT  64u
+
 /* --- the gate to the guest's memory -------------------------------------------------------------- */
 
 bool exec_enter(struct exec *x)
@@ -568,15 +572,23 @@ static void run_one(struct exec *x, struct request *req, bool inline_)
 	park_if_full(x, req);
 }
 
-/* Inline: run_one, and see how long it took.  A call that sleeps ends inline service for a while. */
+/* Inline: run_one, and see how long it took.  Calls that sleep end inline service for a while; a single
+ * slow one is no sign, as any thread loses its processor now and then. */
 static void run_one_timed(struct exec *x, struct request *req, uint64_t *now)
 {
 	uint64_t before = *now;
 
 	run_one(x, req, true);
 	*now = now_ns();
-	if (*now - before > EXEC_SLOW_NS)
+	if (*now - before <= EXEC_SLOW_NS) {
+		x->slow_score -= x->slow_score != 0;
+		return;
+	}
+	x->slow_score += SLOW_WEIGHT;
+	if (x->slow_score > SLOW_LIMIT) {
 		x->slow_until = *now + NSEC_PER_SEC;
+		x->slow_score = 0;
+	}
 }
 
 void exec_batch(struct exec *x, struct list_head *list, bool inline_, struct list_head *done,

@@ -39,7 +39,9 @@ struct exec {
 	enum grant_mode grant; /* in effect: persistent only if the frontend agreed */
 	bool direct;           /* the image wants private aligned buffers */
 	bool inline_io;        /* aio=inline */
-	uint64_t slow_until;   /* poller only: no inline service before this */
+	/* poller only */
+	unsigned slow_score;   /* slow inline calls lately */
+	uint64_t slow_until;   /* no inline service before this */
 	_Atomic bool sync;          /* every write durable before its answer */
 	_Atomic bool report_enospc; /* answer ERROR instead of parking */
 	/* Promise 3: a flush failed; owned by the device, outlives reconnects. */
