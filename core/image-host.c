@@ -32,10 +32,10 @@ __attribute__((format(printf, 3, 4))) static void host_log(const struct rd_host 
 							   const char *fmt, ...)
 {
 	static const enum log_level levels[] = {
-	    [RD_LOG_ERR] = LOG_LVL_ERR,
-	    [RD_LOG_WARN] = LOG_LVL_WARN,
-	    [RD_LOG_INFO] = LOG_LVL_INFO,
-	    [RD_LOG_DEBUG] = LOG_LVL_DEBUG,
+		[RD_LOG_ERR] = LOG_LVL_ERR,
+		[RD_LOG_WARN] = LOG_LVL_WARN,
+		[RD_LOG_INFO] = LOG_LVL_INFO,
+		[RD_LOG_DEBUG] = LOG_LVL_DEBUG,
 	};
 	va_list ap;
 
@@ -137,29 +137,29 @@ static void host_child_unmap(struct rd_child *child, uint64_t token)
 void img_host_init(struct rd_host *host, struct image *image)
 {
 	*host = (struct rd_host){
-	    .struct_size = sizeof(*host),
-	    .api = RD_DRIVER_API,
-	    .ctx = image,
-	    .log = host_log,
-	    .alloc = host_alloc,
-	    .free = host_free,
-	    .file_open = host_file_open,
-	    .file_close = io_close,
-	    .file_readv = io_readv,
-	    .file_writev = io_writev,
-	    .file_flush = io_flush,
-	    .file_punch = io_punch,
-	    .file_zero = io_zero,
-	    .file_truncate = io_truncate,
-	    .file_info = io_info,
-	    .child_open = host_child_open,
-	    .child_close = host_child_close,
-	    .child_readv = host_child_readv,
-	    .child_writev = host_child_writev,
-	    .child_flush = host_child_flush,
-	    .child_discard = host_child_discard,
-	    .child_write_zeroes = host_child_write_zeroes,
-	    .child_map = host_child_map,
-	    .child_unmap = host_child_unmap,
+		.struct_size = sizeof(*host),
+		.api = RD_DRIVER_API,
+		.ctx = image,
+		.log = host_log,
+		.alloc = host_alloc,
+		.free = host_free,
+		.file_open = host_file_open,
+		.file_close = io_close,
+		.file_readv = io_readv,
+		.file_writev = io_writev,
+		.file_flush = io_flush,
+		.file_punch = io_punch,
+		.file_zero = io_zero,
+		.file_truncate = io_truncate,
+		.file_info = io_info,
+		.child_open = host_child_open,
+		.child_close = host_child_close,
+		.child_readv = host_child_readv,
+		.child_writev = host_child_writev,
+		.child_flush = host_child_flush,
+		.child_discard = host_child_discard,
+		.child_write_zeroes = host_child_write_zeroes,
+		.child_map = host_child_map,
+		.child_unmap = host_child_unmap,
 	};
 }

@@ -16,7 +16,7 @@ void img_host_init(struct rd_host *host, struct image *image);
 void img_vsay(struct image *image, enum log_level level, const char *fmt, va_list ap)
 	__attribute__((format(printf, 3, 0)));
 void img_say(struct image *image, enum log_level level, const char *fmt, ...)
-    __attribute__((format(printf, 3, 4)));
+	__attribute__((format(printf, 3, 4)));
 const char *img_disk(const struct image *image);
 /* image.c: open what an image stands on. The reason of a failure becomes the parent's. */
 int img_open_below(struct image *parent, const char *params, uint32_t flags, struct image **child);

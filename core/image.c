@@ -190,12 +190,12 @@ static const char *check_info(const struct rd_driver *driver, struct rd_info *in
 static int call_open(struct image *image, const struct params *params)
 {
 	const struct rd_open_args args = {
-	    .struct_size = sizeof(args),
-	    .flags = image->flags,
-	    .target = params->target,
-	    .options = (const char *const *)params->options,
+		.struct_size = sizeof(args),
+		.flags = image->flags,
+		.target = params->target,
+		.options = (const char *const *)params->options,
 	};
-	struct rd_info info = {.struct_size = sizeof(info)};
+	struct rd_info info = { .struct_size = sizeof(info) };
 	const char *wrong;
 	int r = image->driver->open(&image->host, &args, &image->handle, &info);
 
@@ -522,7 +522,7 @@ void img_unmap(struct image *image, uint64_t token)
 
 int img_refresh(struct image *image)
 {
-	struct rd_info info = {.struct_size = sizeof(info)};
+	struct rd_info info = { .struct_size = sizeof(info) };
 	uint64_t before = image->info.size;
 	const char *wrong;
 	int r;

@@ -127,8 +127,9 @@ int io_aio_queue(struct io_aio *aio, struct rd_file *file, bool write, const str
 	if (write && file->gated && !io_gate_try_shared(&file->gate))
 		return -EBUSY;
 	aio->free = slot->next_free;
-	*slot =
-	    (struct slot){.file = file, .iov = iov, .iovcnt = iovcnt, .length = length, .tag = tag};
+	*slot = (struct slot){
+		.file = file, .iov = iov, .iovcnt = iovcnt, .length = length, .tag = tag
+	};
 	if (write)
 		io_prep_pwritev(&slot->iocb, file->fd, iov, iovcnt, (long long)offset);
 	else
@@ -144,7 +145,7 @@ static void refuse(struct io_aio *aio, struct iocb *iocb, int error)
 {
 	struct slot *slot = iocb->data;
 
-	aio->failed[aio->refused++] = (struct io_aio_done){.tag = slot->tag, .result = error};
+	aio->failed[aio->refused++] = (struct io_aio_done){ .tag = slot->tag, .result = error };
 	slot_release(aio, slot);
 	eventfd_write(aio->event, 1);
 }
@@ -199,7 +200,7 @@ static int outcome(const struct slot *slot, long res)
 unsigned io_aio_reap(struct io_aio *aio, struct io_aio_done *done, unsigned max)
 {
 	struct io_event events[64];
-	struct timespec now = {0};
+	struct timespec now = { 0 };
 	unsigned count = 0;
 	eventfd_t ignored;
 
@@ -215,7 +216,8 @@ unsigned io_aio_reap(struct io_aio *aio, struct io_aio_done *done, unsigned max)
 			struct slot *slot = events[i].data;
 
 			done[count++] = (struct io_aio_done){
-			    .tag = slot->tag, .result = outcome(slot, (long)events[i].res)};
+				.tag = slot->tag, .result = outcome(slot, (long)events[i].res)
+			};
 			slot_release(aio, slot);
 		}
 		if (n < want)

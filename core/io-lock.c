@@ -30,7 +30,7 @@ enum permission { CONSISTENT_READ, WRITE, WRITE_UNCHANGED, RESIZE };
 
 static int lock_byte(int fd, int cmd, short type, off_t byte, struct flock *lock)
 {
-	*lock = (struct flock){.l_type = type, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1};
+	*lock = (struct flock){ .l_type = type, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1 };
 	while (io_sys.fcntl(fd, cmd, lock))
 		if (errno != EINTR)
 			return -errno;
@@ -94,8 +94,8 @@ int io_lock(int fd, uint32_t flags, const char **what)
 		r = look(fd, KEEPS_BASE, uses);
 		if (r == -EAGAIN)
 			*what = flags & RD_OPEN_WRITE
-				    ? "another program uses it and shares it with no writer"
-				    : "another program uses it and shares it with nobody";
+					? "another program uses it and shares it with no writer"
+					: "another program uses it and shares it with nobody";
 	}
 	return is_unsupported(r) ? 0 : r;
 }

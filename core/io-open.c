@@ -35,25 +35,25 @@
 	(RD_OPEN_WRITE | RD_OPEN_DIRECT | RD_OPEN_PROBE | RD_OPEN_ZERO_EOF | RD_OPEN_UNSAFE)
 
 struct io_syscalls io_sys = {
-    .open = open,
-    .close = close,
-    .stat = stat,
-    .fstat = fstat,
-    .statx = statx,
-    .fstatfs = fstatfs,
-    .fcntl = fcntl,
-    .ioctl = ioctl,
-    .preadv = preadv,
-    .pwritev = pwritev,
-    .preadv2 = preadv2,
-    .pwritev2 = pwritev2,
-    .fdatasync = fdatasync,
-    .fallocate = fallocate,
-    .ftruncate = ftruncate,
-    .aio_setup = io_setup,
-    .aio_destroy = io_destroy,
-    .aio_submit = io_submit,
-    .aio_getevents = io_getevents,
+	.open = open,
+	.close = close,
+	.stat = stat,
+	.fstat = fstat,
+	.statx = statx,
+	.fstatfs = fstatfs,
+	.fcntl = fcntl,
+	.ioctl = ioctl,
+	.preadv = preadv,
+	.pwritev = pwritev,
+	.preadv2 = preadv2,
+	.pwritev2 = pwritev2,
+	.fdatasync = fdatasync,
+	.fallocate = fallocate,
+	.ftruncate = ftruncate,
+	.aio_setup = io_setup,
+	.aio_destroy = io_destroy,
+	.aio_submit = io_submit,
+	.aio_getevents = io_getevents,
 };
 
 /* Where a failed open says why. */
@@ -161,22 +161,22 @@ static int open_checked(const char *path, uint32_t flags, struct stat *st, const
 static bool is_remote(int fd)
 {
 	static const uint32_t types[] = {
-	    0x6969,     /* NFS */
-	    0x517b,     /* SMB */
-	    0xff534d42, /* CIFS */
-	    0xfe534d42, /* SMB2 */
-	    0x00c36400, /* Ceph */
-	    0x65735546, /* FUSE: Gluster, sshfs */
-	    0x7461636f, /* OCFS2 */
-	    0x01161970, /* GFS2 */
-	    0x01021997, /* 9P */
-	    0x5346414f, /* AFS */
-	    0x6b414653, /* kAFS */
-	    0x73757245, /* Coda */
-	    0x0bd00bd0, /* Lustre */
-	    0x19830326, /* BeeGFS */
-	    0x47504653, /* GPFS */
-	    0x786f4256, /* VirtualBox */
+		0x6969,     /* NFS */
+		0x517b,     /* SMB */
+		0xff534d42, /* CIFS */
+		0xfe534d42, /* SMB2 */
+		0x00c36400, /* Ceph */
+		0x65735546, /* FUSE: Gluster, sshfs */
+		0x7461636f, /* OCFS2 */
+		0x01161970, /* GFS2 */
+		0x01021997, /* 9P */
+		0x5346414f, /* AFS */
+		0x6b414653, /* kAFS */
+		0x73757245, /* Coda */
+		0x0bd00bd0, /* Lustre */
+		0x19830326, /* BeeGFS */
+		0x47504653, /* GPFS */
+		0x786f4256, /* VirtualBox */
 	};
 	struct statfs fs;
 
@@ -222,7 +222,8 @@ static int device_info(struct rd_file *file, const struct stat *st, const struct
 	int logical = 0, read_only = 0;
 
 	/* Opening it for writing works, and each write fails. */
-	if (file->flags & RD_OPEN_WRITE && !io_sys.ioctl(file->fd, BLKROGET, &read_only) && read_only)
+	if (file->flags & RD_OPEN_WRITE && !io_sys.ioctl(file->fd, BLKROGET, &read_only) &&
+	    read_only)
 		return fail(why, -EROFS, "the device is read-only");
 	if (io_sys.ioctl(file->fd, BLKSSZGET, &logical))
 		return fail(why, -errno, "block size: %s", strerror(errno));
@@ -251,14 +252,14 @@ static void file_info(struct rd_file *file, const struct stat *st)
 	file->info.physical_block = block_or(block, SECTOR, FILE_BLOCK_MAX, FILE_BLOCK_MAX);
 	file->info.discard_granularity = file->info.physical_block;
 	file->info.optimal_io =
-	    block > FILE_BLOCK_MAX && block <= MiB && is_pow2(block) ? (uint32_t)block : 0;
+		block > FILE_BLOCK_MAX && block <= MiB && is_pow2(block) ? (uint32_t)block : 0;
 }
 
 /* What the kernel says; false if it says nothing. */
 static bool ask_alignment(struct rd_file *file)
 {
 #ifdef STATX_DIOALIGN
-	struct statx stx = {0};
+	struct statx stx = { 0 };
 
 	if (io_sys.statx(file->fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx) ||
 	    !(stx.stx_mask & STATX_DIOALIGN))
@@ -283,7 +284,7 @@ static void try_alignment(struct rd_file *file)
 		return;
 	}
 	for (uint32_t size = SECTOR; size < PAGE; size *= 2) {
-		struct iovec iov = {.iov_base = mem, .iov_len = size};
+		struct iovec iov = { .iov_base = mem, .iov_len = size };
 
 		if (io_sys.preadv(file->fd, &iov, 1, size) < 0)
 			continue;
@@ -291,7 +292,7 @@ static void try_alignment(struct rd_file *file)
 		break;
 	}
 	for (uint32_t size = SECTOR; size < PAGE; size *= 2) {
-		struct iovec iov = {.iov_base = mem + size, .iov_len = PAGE};
+		struct iovec iov = { .iov_base = mem + size, .iov_len = PAGE };
 
 		if (io_sys.preadv(file->fd, &iov, 1, 0) < 0)
 			continue;
@@ -364,7 +365,7 @@ int io_open_why(const char *disk, const char *path, uint32_t flags, struct rd_fi
 {
 	struct rd_file *file = calloc(1, sizeof(*file));
 	char text[256] = "out of memory";
-	const struct reason why = {text, sizeof(text)};
+	const struct reason why = { text, sizeof(text) };
 	int r = -ENOMEM;
 
 	if (file) {

@@ -176,10 +176,10 @@ static int raw_map(void *handle, uint64_t offset, uint64_t length, int write,
 	(void)write;
 	(void)max_extents;
 	extents[0] = (struct rd_extent){
-	    .file = raw->file,
-	    .file_offset = offset,
-	    .length = length,
-	    .kind = RD_EXTENT_DATA,
+		.file = raw->file,
+		.file_offset = offset,
+		.length = length,
+		.kind = RD_EXTENT_DATA,
 	};
 	*token = 0;
 	return 1;
@@ -199,27 +199,27 @@ static int raw_resize(void *handle, uint64_t size)
 }
 
 static const struct rd_option options[] = {
-    {"sector-size", "512 or 4096: what the guest sees (default: 512, or the device's own)"},
-    {NULL, NULL},
+	{ "sector-size", "512 or 4096: what the guest sees (default: 512, or the device's own)" },
+	{ NULL, NULL },
 };
 
 static const struct rd_driver driver = {
-    .struct_size = sizeof(driver),
-    .api = RD_DRIVER_API,
-    .name = "raw",
-    .version = "1",
-    .description = "a file or block device as it is; the target is its path (raw:/srv/a.img)",
-    .options = options,
-    .open = raw_open,
-    .close = raw_close,
-    .readv = raw_readv,
-    .writev = raw_writev,
-    .flush = raw_flush,
-    .discard = raw_discard,
-    .write_zeroes = raw_write_zeroes,
-    .map = raw_map,
-    .unmap = raw_unmap,
-    .refresh = raw_refresh,
-    .resize = raw_resize,
+	.struct_size = sizeof(driver),
+	.api = RD_DRIVER_API,
+	.name = "raw",
+	.version = "1",
+	.description = "a file or block device as it is; the target is its path (raw:/srv/a.img)",
+	.options = options,
+	.open = raw_open,
+	.close = raw_close,
+	.readv = raw_readv,
+	.writev = raw_writev,
+	.flush = raw_flush,
+	.discard = raw_discard,
+	.write_zeroes = raw_write_zeroes,
+	.map = raw_map,
+	.unmap = raw_unmap,
+	.refresh = raw_refresh,
+	.resize = raw_resize,
 };
 RD_REGISTER_DRIVER(driver);

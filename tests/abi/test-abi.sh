@@ -26,7 +26,11 @@ truncate -s 1M "$tmp/disk"
 	map w 512 512 >"$tmp/out"
 same "map" "data 4096 data 512" "$(grep data "$tmp/out" | xargs)"
 same "size" 2097152 "$(stat -c %s "$tmp/disk")"
-"$img" "old,on=null.1M:x" write 0 4096 7 read 0 4096 0 flush zero 512 512 discard 0 4096 \
+"$img" "old,on=null.1M:x" write 0 4096 7 read 0 4096 0 flush zero 512 512 -discard 0 4096 \
 	-read 1048576 512 0 map w 0 512 >"$tmp/out"
 grep -q "void 512" "$tmp/out" || fail "map of a child: $(cat "$tmp/out")"
+cp "$drivers/raw.so" "$tmp/drivers"
+"$img" "old,on=raw.$tmp/disk:x" write 0 4096 7 discard 0 4096 read 0 4096 0 zero 4096 512 flush map r 0 512 \
+	>"$tmp/out"
+grep -q "data 512" "$tmp/out" || fail "map of a raw child: $(cat "$tmp/out")"
 says "No such file" "$img" "old:/nonexistent" info
