@@ -118,7 +118,8 @@ void xb_store_drop(void)
 /* --- reading ---------------------------------------------------------------------------------- */
 
 /* The path, or NULL if it would be too long. */
-static const char *path_format(char *path, const char *format, va_list ap)
+__attribute__((format(printf, 2, 0))) static const char *path_format(char *path, const char *format,
+								     va_list ap)
 {
 	int len = vsnprintf(path, XB_PATH_MAX, format, ap);
 

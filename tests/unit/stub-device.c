@@ -25,6 +25,7 @@ struct device {
 	struct dev_rings rings;
 	uint64_t sectors;
 	char error[256];
+	struct device *next; /* in stub.dead */
 	atomic_int inside;
 };
 
@@ -38,6 +39,7 @@ struct job {
 static struct {
 	pthread_mutex_t lock;
 	struct device *devs[MAX_DEVICES];
+	struct device *dead; /* no references; freed at the end */
 	struct pool *control;
 	int probe, connect, disconnect;
 	char why[128];
@@ -59,6 +61,12 @@ void stub_init(struct pool *control)
 
 int stub_end(void)
 {
+	while (stub.dead) {
+		struct device *dev = stub.dead;
+
+		stub.dead = dev->next;
+		free(dev);
+	}
 	return stub_count();
 }
 
@@ -200,7 +208,11 @@ void dev_put(struct device *dev)
 		return;
 	if (!dev->destroyed)
 		broken_promise(dev, "the last reference went without dev_destroy");
-	free(dev);
+	/* We may be in a job of its strand, which the pool looks at once more. */
+	pthread_mutex_lock(&stub.lock);
+	dev->next = stub.dead;
+	stub.dead = dev;
+	pthread_mutex_unlock(&stub.lock);
 }
 
 const char *vdev_text(uint32_t vdev, char *buf, size_t len)

@@ -8,7 +8,7 @@
 #include "device.h"
 
 void stub_init(struct pool *control);
-/* Every device must be gone: how many are not. */
+/* After the pool is gone. Every device must be, too: how many are not. */
 int stub_end(void);
 
 /* How the next calls of any device end; 0: well. */

@@ -122,7 +122,7 @@ static void apply(struct xb_view *v, enum xb_move move, bool ok)
 		break;
 	case DO_CLOSE:
 		v->be = XB_CLOSED;
-		/* fall through */
+		__attribute__((fallthrough));
 	case DO_DROP:
 		if (held(v))
 			v->link = XB_IDLE;

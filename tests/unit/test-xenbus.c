@@ -110,8 +110,8 @@ static int teardown(void **state)
 	struct fixture *f = *state;
 
 	stop(f);
-	assert_int_equal(stub_end(), 0);
 	pool_destroy(f->control);
+	assert_int_equal(stub_end(), 0);
 	guest_close(f->guest);
 	guest_close(f->tool);
 	f->ops.close(f->hyp);
