@@ -32,7 +32,7 @@ static int open_loopback(const struct hyp_config *cfg, struct hyp **hyp)
 	return hyp_loopback_open(socket ? socket : default_socket(buf, sizeof(buf)), hyp);
 }
 
-#if defined(HAVE_XEN) && __has_include("hyp-xen.c")
+#ifdef HAVE_XEN
 
 static int open_xen(struct hyp **hyp)
 {
