@@ -7,17 +7,21 @@
  * in the set, so that a storm of kicks wakes nobody, and marked; unmask arms it again, and as its counter is
  * not zero (nobody ever reads it) it is reported at once.
  *
- * Threads: as hyp.h says; only notify comes from others than the poller.
+ * The poller's own kick is one more eventfd in the set, in place of port 0.
+ *
+ * Threads: as hyp.h says; only notify and kick come from others than the poller.
  */
 #include "hyp-loopback-int.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 /* Ports are numbered from 1; a device has one for each of its rings. */
 #define MAX_LOCAL 64
+#define KICK      0 /* no port: our own kick */
 
 struct local_port {
 	/* poller only */
@@ -31,12 +35,21 @@ struct local_port {
 
 struct hyp_evtchn {
 	struct hyp_loopback *lb;
-	int epoll_fd;
+	int epoll_fd, kick_fd;
 	struct local_port port[MAX_LOCAL];
 };
 
+static void close_fds(struct hyp_evtchn *evtchn)
+{
+	if (evtchn->epoll_fd >= 0)
+		close(evtchn->epoll_fd);
+	if (evtchn->kick_fd >= 0)
+		close(evtchn->kick_fd);
+}
+
 int lb_evtchn_open(struct hyp *hyp, struct hyp_evtchn **out)
 {
+	struct epoll_event kick = { .events = EPOLLIN | EPOLLET, .data.u32 = KICK };
 	struct hyp_evtchn *evtchn = calloc(1, sizeof(*evtchn));
 	int err;
 
@@ -44,8 +57,11 @@ int lb_evtchn_open(struct hyp *hyp, struct hyp_evtchn **out)
 		return -ENOMEM;
 	evtchn->lb = to_loopback(hyp);
 	evtchn->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-	if (evtchn->epoll_fd < 0) {
+	evtchn->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (evtchn->epoll_fd < 0 || evtchn->kick_fd < 0 ||
+	    epoll_ctl(evtchn->epoll_fd, EPOLL_CTL_ADD, evtchn->kick_fd, &kick)) {
 		err = errno;
+		close_fds(evtchn);
 		free(evtchn);
 		return -err;
 	}
@@ -62,7 +78,7 @@ void lb_evtchn_close(struct hyp_evtchn *evtchn)
 	for (int i = 1; i < MAX_LOCAL; i++)
 		if (evtchn->port[i].dom)
 			lb_evtchn_unbind(evtchn, i);
-	close(evtchn->epoll_fd);
+	close_fds(evtchn);
 	free(evtchn);
 }
 
@@ -137,13 +153,28 @@ int lb_evtchn_unbind(struct hyp_evtchn *evtchn, int index)
 
 int lb_evtchn_pending(struct hyp_evtchn *evtchn)
 {
+	return lb_evtchn_wait(evtchn, 0);
+}
+
+void lb_evtchn_kick(struct hyp_evtchn *evtchn)
+{
+	uint64_t one = 1;
+
+	/* Nobody reads it, and each write is an edge. */
+	(void)!write(evtchn->kick_fd, &one, sizeof(one));
+}
+
+int lb_evtchn_wait(struct hyp_evtchn *evtchn, int timeout_ms)
+{
 	struct epoll_event ev;
 	int n;
 
-	while ((n = epoll_wait(evtchn->epoll_fd, &ev, 1, 0)) > 0) {
+	while ((n = epoll_wait(evtchn->epoll_fd, &ev, 1, timeout_ms)) > 0) {
 		int index = (int)ev.data.u32;
 		struct local_port *port = bound_port(evtchn, index);
 
+		if (index == KICK)
+			return -EINTR;
 		if (!port)
 			continue;
 		if (!port->masked) {

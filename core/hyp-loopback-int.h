@@ -177,6 +177,8 @@ int lb_evtchn_fd(struct hyp_evtchn *evtchn);
 int lb_evtchn_bind(struct hyp_evtchn *evtchn, uint32_t domid, uint32_t remote_port);
 int lb_evtchn_unbind(struct hyp_evtchn *evtchn, int port);
 int lb_evtchn_pending(struct hyp_evtchn *evtchn);
+int lb_evtchn_wait(struct hyp_evtchn *evtchn, int timeout_ms);
+void lb_evtchn_kick(struct hyp_evtchn *evtchn);
 int lb_evtchn_unmask(struct hyp_evtchn *evtchn, int port);
 int lb_evtchn_notify(struct hyp_evtchn *evtchn, int port);
 

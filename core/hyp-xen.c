@@ -23,7 +23,7 @@
 
 #include <dlfcn.h>
 #include <errno.h>
-#include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -53,6 +53,7 @@ struct hyp_gnt {
 
 struct hyp_evtchn {
 	xenevtchn_handle *handle;
+	int kick_port, kicker; /* a channel to ourselves */
 };
 
 struct hyp_store {
@@ -192,23 +193,31 @@ static int x_gnt_copy(struct hyp_gnt *gnt, uint32_t domid, struct hyp_copy *segs
 
 /* --- event channels -------------------------------------------------------------------------------------- */
 
+/* The kick comes through the same file as the guest's events, so that the poller sleeps in one read. */
+static int bind_kick(struct hyp_evtchn *e, uint32_t self)
+{
+	e->kick_port = xenevtchn_bind_unbound_port(e->handle, self);
+	if (e->kick_port < 0)
+		return failed();
+	e->kicker = xenevtchn_bind_interdomain(e->handle, self, (evtchn_port_t)e->kick_port);
+	return e->kicker < 0 ? failed() : 0;
+}
+
 static int x_evtchn_open(struct hyp *hyp, struct hyp_evtchn **evtchn)
 {
 	struct hyp_evtchn *e = calloc(1, sizeof *e);
-	int err, fd;
+	int err;
 
-	(void)hyp;
 	if (!e)
 		return -ENOMEM;
 	e->handle = xenevtchn_open(&logger, 0);
-	if (!e->handle) {
-		err = failed();
+	err = e->handle ? bind_kick(e, hyp->ops->domid(hyp)) : failed();
+	if (err) {
+		if (e->handle)
+			xenevtchn_close(e->handle);
 		free(e);
 		return err;
 	}
-	/* So that asking for a pending port can never block, whoever asks. */
-	fd = xenevtchn_fd(e->handle);
-	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
 	*evtchn = e;
 	return 0;
 }
@@ -237,11 +246,36 @@ static int x_evtchn_unbind(struct hyp_evtchn *evtchn, int port)
 	return xenevtchn_unbind(evtchn->handle, (evtchn_port_t)port) ? failed() : 0;
 }
 
-static int x_evtchn_pending(struct hyp_evtchn *evtchn)
+/* The file blocks: that is what x_evtchn_wait wants. */
+static int read_port(struct hyp_evtchn *evtchn)
 {
 	xenevtchn_port_or_error_t port = xenevtchn_pending(evtchn->handle);
 
-	return port < 0 ? failed() : port;
+	if (port < 0)
+		return failed();
+	if (port != evtchn->kick_port && port != evtchn->kicker)
+		return port;
+	xenevtchn_unmask(evtchn->handle, (evtchn_port_t)port);
+	return -EINTR;
+}
+
+static int x_evtchn_wait(struct hyp_evtchn *evtchn, int timeout_ms)
+{
+	struct pollfd fd = {.fd = xenevtchn_fd(evtchn->handle), .events = POLLIN};
+
+	if (timeout_ms >= 0 && poll(&fd, 1, timeout_ms) <= 0)
+		return -EAGAIN;
+	return read_port(evtchn);
+}
+
+static int x_evtchn_pending(struct hyp_evtchn *evtchn)
+{
+	return x_evtchn_wait(evtchn, 0);
+}
+
+static void x_evtchn_kick(struct hyp_evtchn *evtchn)
+{
+	xenevtchn_notify(evtchn->handle, (evtchn_port_t)evtchn->kicker);
 }
 
 static int x_evtchn_unmask(struct hyp_evtchn *evtchn, int port)
@@ -516,6 +550,8 @@ static const struct hyp_ops xen_ops = {
 	.evtchn_bind = x_evtchn_bind,
 	.evtchn_unbind = x_evtchn_unbind,
 	.evtchn_pending = x_evtchn_pending,
+	.evtchn_wait = x_evtchn_wait,
+	.evtchn_kick = x_evtchn_kick,
 	.evtchn_unmask = x_evtchn_unmask,
 	.evtchn_notify = x_evtchn_notify,
 	.store_open = x_store_open,

@@ -90,8 +90,13 @@ struct hyp_ops {
 	int (*evtchn_fd)(struct hyp_evtchn *evtchn);     /* readable when a port is pending */
 	int (*evtchn_bind)(struct hyp_evtchn *evtchn, uint32_t domid, uint32_t remote_port);
 	int (*evtchn_unbind)(struct hyp_evtchn *evtchn, int port);
-	/* The next pending port, which is then masked until unmask; -EAGAIN: none. */
+	/* The next pending port, which is then masked until unmask; -EINTR: evtchn_kick was called;
+	 * -EAGAIN: none. */
 	int (*evtchn_pending)(struct hyp_evtchn *evtchn);
+	/* Sleep until there is one, as evtchn_pending; -EAGAIN after timeout_ms (-1: never). */
+	int (*evtchn_wait)(struct hyp_evtchn *evtchn, int timeout_ms);
+	/* Wake the poller.  Any thread; a kick is never lost, several may become one. */
+	void (*evtchn_kick)(struct hyp_evtchn *evtchn);
 	int (*evtchn_unmask)(struct hyp_evtchn *evtchn, int port);
 	int (*evtchn_notify)(struct hyp_evtchn *evtchn, int port);
 

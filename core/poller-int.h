@@ -54,7 +54,6 @@ struct poller {
 	/* set before start */
 	struct poller_config cfg;
 	char thread_name[16];
-	int kick;
 	unsigned nrings;
 	struct pring *ring;
 	struct bufs bufs;

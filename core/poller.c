@@ -1,7 +1,7 @@
 /*
  * poller.c - the thread that serves the rings of one device
  *
- * A pass: sleep in poll() on the event channel, the kick (an eventfd) and aio; then for each ring take
+ * A pass: sleep until the event channel, a kick or aio has something; then for each ring take
  * up to 32 slots under the ring lock, copy and check that many requests, execute them (inline, by the
  * kernel, or by workers), and answer those that are done with one push and at most one notification.
  * When the final check finds nothing, the port is unmasked and the thread sleeps again.
@@ -28,22 +28,18 @@
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
+#include <time.h>
 
 #define TRIM_MS     2000  /* idle for so long: give buffers back */
 #define STORM       64u   /* spurious events in a row, from which on the port stays masked a while */
-#define STORM_MS    1
+#define STORM_NS    1000000
 #define RETRY_MS    50
 #define AIO_DEPTH   128u
 #define TICK_PASSES 16u   /* wake-ups between two looks at the clock for the tick */
 
 void poller_kick(struct poller *p)
 {
-	uint64_t one = 1;
-
-	/* Fails only if the counter is full: then it is readable anyway. */
-	(void)!write(p->kick, &one, sizeof one);
+	p->cfg.hyp->ops->evtchn_kick(p->cfg.evtchn);
 }
 
 bool poller_may_consume(struct poller *p)
@@ -117,7 +113,7 @@ static int patience(struct poller *p, bool more)
 /* A port that only ever rings for nothing stays masked for a moment. */
 static void calm_storm(struct poller *p, unsigned found)
 {
-	struct pollfd fd = {.fd = p->kick, .events = POLLIN};
+	const struct timespec moment = {.tv_nsec = STORM_NS};
 
 	if (found) {
 		p->spurious = 0;
@@ -125,7 +121,7 @@ static void calm_storm(struct poller *p, unsigned found)
 	}
 	stats_add(p->cfg.stats->spurious, 1);
 	if (++p->spurious > STORM)
-		poll(&fd, 1, STORM_MS);
+		nanosleep(&moment, NULL);
 }
 
 static void unmask(struct poller *p)
@@ -136,30 +132,35 @@ static void unmask(struct poller *p)
 	p->unmask = -1;
 }
 
+/* With aio there are two things to wait for.  As evtchn_wait. */
+static int wait_with_aio(struct poller *p, int timeout)
+{
+	struct pollfd fd[2] = {
+		{.fd = p->cfg.hyp->ops->evtchn_fd(p->cfg.evtchn), .events = POLLIN},
+		{.fd = io_aio_fd(p->aio), .events = POLLIN},
+	};
+
+	if (poll(fd, 2, timeout) <= 0)
+		return -EAGAIN;
+	if (fd[1].revents)
+		serve_aio(p);
+	return fd[0].revents ? p->cfg.hyp->ops->evtchn_pending(p->cfg.evtchn) : -EINTR;
+}
+
 /* Sleep until something is to be done; take in what woke us. */
 static void sleep_and_collect(struct poller *p, bool more)
 {
-	struct pollfd fd[3] = {
-		{.fd = p->cfg.hyp->ops->evtchn_fd(p->cfg.evtchn), .events = POLLIN},
-		{.fd = p->kick, .events = POLLIN},
-		{.fd = p->aio ? io_aio_fd(p->aio) : -1, .events = POLLIN},
-	};
-	uint64_t count;
-	int n = poll(fd, 3, patience(p, more));
+	int timeout = patience(p, more);
+	int port = p->aio ? wait_with_aio(p, timeout)
+			  : p->cfg.hyp->ops->evtchn_wait(p->cfg.evtchn, timeout);
 
-	if (n == 0 && !more && !p->retry)
+	if (port == -EAGAIN && timeout == TRIM_MS)
 		bufs_trim(&p->bufs);
 	p->retry = false;
-	if (n <= 0)
+	if (port < 0)
 		return;
-	if (fd[0].revents) {
-		p->unmask = p->cfg.hyp->ops->evtchn_pending(p->cfg.evtchn);
-		stats_add(p->cfg.stats->wakeups, 1);
-	}
-	if (fd[1].revents)
-		(void)!read(p->kick, &count, sizeof count);
-	if (fd[2].revents)
-		serve_aio(p);
+	p->unmask = port;
+	stats_add(p->cfg.stats->wakeups, 1);
 }
 
 /* While there is work, once a second: whoever owns the device looks after slow things (the size). */
@@ -298,9 +299,8 @@ int poller_create(const struct poller_config *config, struct poller **poller)
 	poller_apply(p, config->settings);
 	work_init(p);
 	init_aio(p);
-	p->kick = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	p->ring = calloc(config->nrings, sizeof *p->ring);
-	err = p->kick < 0 ? -errno : p->ring ? 0 : -ENOMEM;
+	err = p->ring ? 0 : -ENOMEM;
 	for (unsigned i = 0; !err && i < config->nrings; i++) {
 		err = init_ring(p, i);
 		p->nrings = i + 1;
@@ -413,8 +413,6 @@ void poller_destroy(struct poller *p)
 	free(p->ring);
 	io_aio_destroy(p->aio);
 	bufs_destroy(&p->bufs);
-	if (p->kick >= 0)
-		close(p->kick);
 	pthread_cond_destroy(&p->idle_cond);
 	lock_destroy(&p->state_lock);
 	lock_destroy(&p->todo_lock);
