@@ -657,6 +657,8 @@ static void client_drop(struct admin_client *client)
 	}
 	list_del(&client->node);
 	loop.n_clients--;
+	/* Closing alone is not enough if a child that was forked meanwhile has the file, too. */
+	epoll_ctl(loop.epoll_fd, EPOLL_CTL_DEL, client->fd, NULL);
 	close(client->fd);
 	free(client->in);
 	free(client->out);

@@ -219,7 +219,7 @@ static int map_request(struct exec *x, struct request *req)
 		return -EIO;
 	err = x->grant == GRANT_MAP ? map_all(x, req) : map_each(x, req);
 	if (!err) {
-		req->mapped = true;
+		atomic_store(&req->mapped, REQ_MAPPED);
 		build_iov(req);
 		stats_add(x->stats->grants_mapped, req->nr_segs);
 	}
@@ -232,27 +232,42 @@ static void unmap_request(struct exec *x, struct request *req)
 {
 	if (!req->mapped || !exec_enter(x))
 		return;
-	req->mapped = false;
+	atomic_store(&req->mapped, REQ_NOT_MAPPED);
 	unmap_pages(x, req, req->nr_segs);
 	exec_leave(x);
 }
 
+/* False: it is not mapped. Waits for the other side, which is soon done. */
+static bool change_mapped(struct request *req, uint8_t to)
+{
+	uint8_t from = REQ_MAPPED;
+
+	while (!atomic_compare_exchange_weak(&req->mapped, &from, to)) {
+		if (from == REQ_NOT_MAPPED)
+			return false;
+		if (from == REQ_REVOKING)
+			sched_yield();
+		from = REQ_MAPPED;
+	}
+	return true;
+}
+
 void exec_revoke_request(struct exec *x, struct request *req)
 {
-	if (!req->mapped)
+	if (!change_mapped(req, REQ_REVOKING))
 		return;
 	if (x->grant == GRANT_MAP)
 		x->hyp->ops->gnt_revoke(x->gnt, req->page[0], req->nr_segs);
 	else
 		for (unsigned i = 0; i < req->nr_segs; i++)
 			x->hyp->ops->gnt_revoke(x->gnt, req->page[i], 1);
+	atomic_store(&req->mapped, REQ_MAPPED);
 }
 
 void exec_release(struct exec *x, struct request *req)
 {
-	if (req->mapped)
+	if (req->mapped && change_mapped(req, REQ_NOT_MAPPED))
 		unmap_pages(x, req, req->nr_segs);
-	req->mapped = false;
 	if (req->npins)
 		grants_unpin(req->pin, req->npins);
 	req->npins = 0;

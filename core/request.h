@@ -15,6 +15,7 @@
 #include "base/list.h"
 #include "ring.h"
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/uio.h>
@@ -45,6 +46,8 @@ struct req_big {
 	void *page[REQ_MAX_SEGS];
 };
 
+enum req_mapped { REQ_NOT_MAPPED, REQ_MAPPED, REQ_REVOKING };
+
 struct request {
 	struct list_head node; /* of whichever list the owner keeps it in */
 	uint64_t id;           /* the guest's, echoed */
@@ -63,7 +66,9 @@ struct request {
 	struct iovec *iov;       /* where the data is in the guest's pages; none: grant copy */
 	struct grant_map **pin;  /* what keeps those pages mapped (grant=persistent) */
 	void **page;             /* address of each segment's page while it is mapped */
-	bool mapped;             /* .page was mapped for this request alone (grant=map) */
+	/* .page was mapped for this request alone (grant=map): the owner's, but whoever revokes the guest's
+	 * memory takes it from under the owner for a moment. */
+	_Atomic uint8_t mapped;  /* enum req_mapped */
 	struct req_big *big;
 	void *buf;               /* private buffer, .length bytes, that the I/O uses; NULL: the pages */
 	/* aio */

@@ -26,6 +26,8 @@
  */
 #include "ring.h"
 
+#include "base/tsan.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <stddef.h>
@@ -101,7 +103,11 @@ int ring_attach(struct ring *ring, void *sring, unsigned order, enum ring_abi ab
 
 uint32_t ring_read_prod(const struct ring *ring)
 {
-	return __atomic_load_n(&shared(ring)->req_prod, __ATOMIC_ACQUIRE);
+	uint32_t prod = __atomic_load_n(&shared(ring)->req_prod, __ATOMIC_ACQUIRE);
+
+	/* A guest that uses a page again has seen the answer to its last use. */
+	tsan_acquire(ring->sring);
+	return prod;
 }
 
 int ring_pending(const struct ring *ring, uint32_t prod, uint32_t rsp_prod)
@@ -212,6 +218,7 @@ bool ring_push(struct ring *ring)
 	uint32_t old = ring->rsp_pushed, new = ring->rsp_prod, event;
 
 	ring->rsp_pushed = new;
+	tsan_release(ring->sring);
 	/* The frontend sets rsp_event and then looks at rsp_prod; we do it the other way round. */
 	__atomic_store_n(&s->rsp_prod, new, __ATOMIC_SEQ_CST);
 	event = __atomic_load_n(&s->rsp_event, __ATOMIC_SEQ_CST);

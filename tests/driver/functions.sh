@@ -1,5 +1,7 @@
 # shellcheck shell=bash
 # For tests of drivers: source it after ../functions.sh.
+# What that one gives, and what this one gives to the tests:
+# shellcheck disable=SC2154,SC2034
 
 export RD_DRIVERS=$drivers
 img=$top_builddir/tests/driver/img

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,24 +23,40 @@
 
 /* All lines since the last disk_log_clear(), each with a newline. */
 static char disk_log[16384];
+static pthread_mutex_t disk_log_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static inline void disk_log_clear(void)
 {
+	pthread_mutex_lock(&disk_log_lock);
 	disk_log[0] = '\0';
+	pthread_mutex_unlock(&disk_log_lock);
 }
 
 static inline void disk_log_catch(void *opaque, enum log_level level, enum log_subsys subsys,
 				  const char *line)
 {
-	size_t used = strlen(disk_log);
+	size_t used;
 
 	(void)opaque, (void)level, (void)subsys;
+	pthread_mutex_lock(&disk_log_lock);
+	used = strlen(disk_log);
 	snprintf(disk_log + used, sizeof(disk_log) - used, "%s\n", line);
+	pthread_mutex_unlock(&disk_log_lock);
+}
+
+static inline bool disk_logged(const char *text)
+{
+	bool found;
+
+	pthread_mutex_lock(&disk_log_lock);
+	found = strstr(disk_log, text);
+	pthread_mutex_unlock(&disk_log_lock);
+	return found;
 }
 
 static inline void disk_assert_logged(const char *text)
 {
-	if (!strstr(disk_log, text))
+	if (!disk_logged(text))
 		fail_msg("the log does not say \"%s\" but:\n%s", text, disk_log);
 }
 

@@ -492,7 +492,7 @@ static void hanging_call_is_given_up(const char *op, const char *settings, uint8
 	for (unsigned i = 0; i < SEGS * 4096; i++)
 		data[i] = 0x77;
 	release_file(release);
-	while (!strstr(disk_log, "has returned"))
+	while (!disk_logged("has returned"))
 		usleep(1000);
 	/* The read that came back late has not touched the guest. */
 	for (unsigned i = 0; i < SEGS * 4096; i++)
