@@ -370,6 +370,16 @@ static enum admin_code store_code(int err)
 	return err == -ENOTCONN ? ADMIN_E_STORE : err == -ENOENT ? ADMIN_E_FAILED : code_of(err);
 }
 
+/* The text without the disk's name in front, which the answer gives itself. */
+static const char *reason_of(const char *text, const char *name, int err)
+{
+	size_t len = strlen(name);
+
+	if (!*text)
+		return strerror(-err);
+	return !strncmp(text, name, len) && !strncmp(text + len, ": ", 2) ? text + len + 2 : text;
+}
+
 static bool kind_is_valid(const char *kind)
 {
 	return *kind && strlen(kind) < 16 &&
@@ -392,7 +402,7 @@ static void attach_job(struct pool_job *job)
 	                                       sizeof(err_text));
 	if (err)
 		admin_fail(req, store_code(err), name, NULL, "cannot attach %s: %s", name,
-		           err_text[0] ? err_text : strerror(-err));
+		           reason_of(err_text, name, err));
 	else
 		admin_reply(req, json_pack("{s:s}", "disk", name));
 }
@@ -450,8 +460,7 @@ static void detach_job(struct pool_job *job)
 	if (err)
 		admin_fail(req, store_code(err), dev_name(dev),
 		           admin_bool(req, "force") ? NULL : "the guest must let go of it; or use force",
-		           "cannot detach %s: %s", dev_name(dev),
-		           err_text[0] ? err_text : strerror(-err));
+		           "cannot detach %s: %s", dev_name(dev), reason_of(err_text, dev_name(dev), err));
 	else
 		admin_reply(req, json_pack("{s:s}", "disk", dev_name(dev)));
 	dev_put(dev);

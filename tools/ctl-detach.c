@@ -19,8 +19,9 @@ const struct ctl_verb ctl_detach = {
 	.name = "detach",
 	.arguments = "DISK",
 	.help = "take a disk away",
-	.details = "Asks the guest to close the disk and waits until it has. A guest that has it mounted\n"
-		   "does not; with --force its requests fail from then on.\n",
+	.details = "Asks the guest to close the disk and waits until it has, at most 10 seconds. A guest\n"
+		   "that has it mounted does not; with --force it is not asked, and its requests are\n"
+		   "never answered.\n",
 	.options = options,
 	.min_arguments = 1,
 	.max_arguments = 1,

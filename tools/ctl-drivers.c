@@ -7,15 +7,23 @@
 
 static void print_options(json_t *drivers)
 {
+	static const char *const columns[] = {"DRIVER", "OPTION", "MEANING", NULL};
+	struct table *table = table_new(columns);
 	json_t *driver, *option;
 	size_t i, k;
 
 	json_array_foreach(drivers, i, driver)
 	{
 		json_array_foreach(json_object_get(driver, "options"), k, option)
-			printf("%s,%s=: %s\n", get_text(driver, "name"), get_text(option, "key"),
-			       get_text(option, "help"));
+		{
+			table_cell(table, "%s", get_text(driver, "name"));
+			table_cell(table, "%s=", get_text(option, "key"));
+			table_cell(table, "%s", get_text(option, "help"));
+		}
 	}
+	putchar('\n');
+	table_print(table, stdout);
+	table_free(table);
 }
 
 static void print_drivers(json_t *drivers)

@@ -83,7 +83,7 @@ ctl 2 stats --watch often
 
 ctl 0 drivers
 says out "unusable: lacks the callback readv"
-says out "raw,wait=: N ms to wait"
+grep -Eq '^raw +wait= +N ms to wait$' "$tmp/out" || fail "no option of raw"
 
 ctl 0 log-level ring debug
 same "log-level" "SUBSYSTEM  LEVEL

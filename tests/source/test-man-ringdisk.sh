@@ -21,7 +21,7 @@ sed -n 's/^\.It Fl \([a-zA-Z]\).*, Fl -\([a-z-]*\).*/\1 \2/p' "$page" | sort -u 
 diff "$tmp/options.help" "$tmp/options.page" || fail "options of --help (<) and of ringdisk(8) (>) differ"
 
 # Exit statuses: "0 done, 1 failed, ..." and ".It 0".
-sed -n '/^Exit status/,$p' "$tmp/help" | tr -cs '0-9' '\n' | grep . | sort -u >"$tmp/status.help"
+"$ringdisk" --help | sed -n '/^Exit status/,$p' | tr -cs '0-9' '\n' | grep . | sort -u >"$tmp/status.help"
 sed -n '/^\.Sh EXIT/,/^\.El/s/^\.It \([0-9]\)$/\1/p' "$page" | sort -u >"$tmp/status.page"
 diff "$tmp/status.help" "$tmp/status.page" || fail "exit statuses of --help (<) and of ringdisk(8) (>) differ"
 

@@ -1,0 +1,85 @@
+#!/bin/bash
+# The verbs against the real daemon with a guest that writes and verifies all the time: the disk is paused,
+# moved to another image and set going again, and no byte is wrong; disks are attached and detached by hand.
+. "${srcdir:-.}/functions.sh"
+. "$srcdir/cli/functions.sh"
+
+truncate -s 16M "$tmp/a.img"
+truncate -s 1M "$tmp/b.img"
+"$ringdiskd" --foreground --hyp=loopback --loopback-socket="$tmp/hyp" --control-socket="$sock" \
+	--driver-dir="$drivers" >"$tmp/daemon.log" 2>&1 &
+daemon=$!
+cleanup stop "$daemon"
+wait_for 20 test -S "$sock"
+
+ctl 0 list
+same "nothing is served yet" "no disks" "$(cat "$tmp/out")"
+ctl 0 version
+says out "on loopback"
+ctl 1 attach 5 xvda "raw:$tmp/a.img"
+says err "there is no domain 5"
+
+"$bench" --connect="$tmp/hyp" --no-progress -j verify:qd=8 -t 12 5/xvda "raw:$tmp/a.img" >"$tmp/bench" 2>&1 &
+guest=$!
+cleanup stop "$guest"
+
+# How many requests the disk has done.
+count()
+{
+	"$ringdisk" -s "$sock" stats 5/xvda --json | python3 -c "import json, sys
+disk = json.load(sys.stdin)['disks'][0]
+print(disk['read']['done'] + disk['write']['done'])"
+}
+moves()
+{
+	[ "$(count)" -gt "$1" ]
+}
+wait_for 20 moves 100
+ctl 0 list 5/xvda
+grep -Eq '^5/xvda +connected +rw +16 MiB +1x[0-9]+ ' "$tmp/out" || fail "the list is wrong"
+
+ctl 0 pause 5/xvda --timeout 30
+before=$(count)
+cp "$tmp/a.img" "$tmp/c.img"
+ctl 0 list 5/xvda
+grep -Eq '^5/xvda +paused .* 0  raw:.*a.img$' "$tmp/out" || fail "it is not paused"
+ctl 1 unpause 5/xvda "raw:$tmp/missing.img"
+says err "missing.img: No such file or directory"
+ctl 0 list 5/xvda
+says out paused
+same "requests while it was paused" "$before" "$(count)"
+ctl 0 unpause 5/xvda "raw:$tmp/c.img" --timeout 30
+wait_for 20 moves "$before"
+ctl 0 list 5/xvda
+says out "raw:$tmp/c.img"
+ctl 0 set 5/xvda sync=on
+ctl 0 list --settings 5/xvda
+grep -Eq '^5/xvda +sync +on +set ' "$tmp/out" || fail "the setting's origin is wrong"
+
+# A second disk, which nobody uses.
+ctl 0 attach 5 xvdb "raw:$tmp/b.img" --read-only
+ctl 0 list 5/xvdb
+grep -Eq '^5/xvdb +idle +ro ' "$tmp/out" || fail "5/xvdb is not there"
+ctl 1 attach 5 xvdb "raw:$tmp/b.img"
+says err "5/xvdb is there already"
+ctl 1 attach 5 xvdc "raw:$tmp/missing.img"
+says err "cannot attach 5/xvdc: raw: $tmp/missing.img: No such file or directory"
+ctl 1 attach 5 xvdc "raw:$tmp/b.img" --kind other
+says err "backend directory other is not served"
+ctl 1 attach 5 xvdc "what:$tmp/b.img"
+says err "raw"
+ctl 0 detach 5/xvdb
+ctl 4 list 5/xvdb
+says err "disks served here: 5/xvda"
+
+wait "$guest" || {
+	cat "$tmp/bench"
+	fail "the guest has seen wrong data"
+}
+wait_for 20 grep -q verify "$tmp/bench"
+
+ctl 0 shutdown
+status=0
+wait "$daemon" || status=$?
+same "the daemon's exit status" 0 "$status"
+[ ! -e "$sock" ] || fail "the socket is still there"
