@@ -63,6 +63,8 @@ static int do_read(struct image *image, uint64_t offset, uint64_t length, int by
 	unsigned char *data = iov.iov_base;
 	int r;
 
+	if (!data)
+		die("out of memory");
 	memset(data, ~byte, length);
 	r = img_readv(image, &iov, 1, offset);
 	for (uint64_t i = 0; !r && i < length; i++)
@@ -79,6 +81,8 @@ static int do_write(struct image *image, uint64_t offset, uint64_t length, int b
 			     .iov_len = length };
 	int r;
 
+	if (!iov.iov_base)
+		die("out of memory");
 	memset(iov.iov_base, byte, length);
 	r = img_writev(image, &iov, 1, offset);
 	free(iov.iov_base);
@@ -181,6 +185,9 @@ static void run_all(struct image *image, char **arg)
 	}
 }
 
+/* test-nomem.sh preloads one that lets an allocation fail. */
+__attribute__((weak)) void fail_from_here(void);
+
 int main(int argc, char **argv)
 {
 	uint32_t flags = RD_OPEN_WRITE;
@@ -199,6 +206,8 @@ int main(int argc, char **argv)
 	argv += optind;
 	if (!argv[0] || !getenv("RD_DRIVERS"))
 		die("what?");
+	if (fail_from_here)
+		fail_from_here();
 	r = drv_load(getenv("RD_DRIVERS"));
 	if (r)
 		die("drv_load: %s", strerror(-r));
