@@ -138,13 +138,17 @@ static void deep_queue(const char *settings, bool persistent)
 {
 	unsigned sent = 0, answered = 0;
 	bool seen[200] = {false};
+	uint32_t own[200]; /* a page each, since requests in flight together may not share one */
+	uint8_t *pages = guest_pages(vbd.guest, 200);
 
+	for (unsigned i = 0; i < 200; i++)
+		own[i] = guest_grant(vbd.guest, pages + i * 4096, false);
 	vbd_create(&vbd, params, settings, true);
 	assert_int_equal(vbd_connect(&vbd, 1, persistent), 0);
 	while (answered < 200) {
 		while (sent < 200 && sent - answered < 64) {
 			vbd_put(&vbd, sent % 3 ? BLKIF_OP_READ : BLKIF_OP_WRITE, sent, sent * 8,
-				&gref[sent % SEGS], 1);
+				&own[sent], 1);
 			sent++;
 		}
 		vbd_push(&vbd);
