@@ -213,7 +213,12 @@ static void queues_in_parallel(const char *options, bool persistent)
 		rig_fill(expected, 4096, sector + 77);
 		assert_memory_equal(image + sector * 512, expected, 4096);
 	}
-	rig_detach(&rig, fe, &vbd);
+	assert_int_equal(ts_detach_start(rig.toolstack, &vbd), 0);
+	assert_int_equal(fe_close(fe), 0);
+	for (unsigned int i = 0; i < QUEUES * 16; i++)
+		assert_int_equal(fe_buf_free(fe, w[i / 16].buf[i % 16]), 0);
+	assert_int_equal(fe_free(fe), 0);
+	assert_int_equal(ts_remove(rig.toolstack, &vbd), 0);
 	free(image);
 }
 
@@ -561,12 +566,10 @@ static void grants_of_writes_are_read_only(void **state)
 		struct ts_vbd vbd = { .kind = NULL };
 		struct frontend *fe = attach(grants[i], &config, &vbd);
 		struct fe_io io = { .op = BLKIF_OP_READ, .len = 4096 };
-		uint32_t index = fe_raw_prod(fe, 0);
 		struct fe_done done;
 
 		assert_int_equal(fe_buf_alloc(fe, 4096, &io.buf), 0);
 		assert_int_equal(fe_submit(fe, 0, &io), 0);
-		(void)index;
 		fe_raw_grant(fe, io.buf, 0, true); /* take back the right to write */
 		memset(io.buf->data, 0x11, 4096);
 		assert_int_equal(fe_push(fe, 0), 0);
