@@ -503,9 +503,10 @@ static int receive(struct client *client, char *buf, struct request *req)
 			      .msg_iovlen = 2,
 			      .msg_control = control.buf,
 			      .msg_controllen = sizeof(control.buf) };
-	ssize_t n = recvmsg(client->fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+	ssize_t n;
 
-	*req = (struct request){ .msg = req->msg, .payload = buf, .fd = -1 };
+	*req = (struct request){ .payload = buf, .fd = -1 };
+	n = recvmsg(client->fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 	if (n < 0)
 		return errno == EINTR ? -EAGAIN : -errno;
 	take_fds(&msg, req);

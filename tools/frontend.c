@@ -389,26 +389,25 @@ int fe_free(struct frontend *fe)
 
 /* ---- looking at it ----------------------------------------------------------------------------- */
 
-int fe_wait_resize(struct frontend *fe)
+int fe_wait_resize(struct frontend *fe, int timeout_ms)
 {
-	long long deadline = guest_now_ms() + timeout_of(fe);
+	static const char token[] = "resize";
+	long long deadline = guest_now_ms() + timeout_ms;
 	uint64_t sectors = fe->geometry.sectors;
-	char *path, *token, text[32];
-	int rc;
+	char *path, *got;
+	int rc = guest_watch(fe->guest, fe->be_state, token);
 
-	snprintf(text, sizeof(text), "%s", "resize");
-	rc = guest_watch(fe->guest, fe->be_state, text);
 	while (!rc && offer(fe, "sectors", sectors) == sectors) {
 		long long left = deadline - guest_now_ms();
 
 		if (left <= 0) {
 			rc = -ETIMEDOUT;
-		} else if (guest_event(fe->guest, (int)left, &path, &token) == 1) {
+		} else if (guest_event(fe->guest, (int)left, &path, &got) == 1) {
 			free(path);
-			free(token);
+			free(got);
 		}
 	}
-	guest_unwatch(fe->guest, fe->be_state, text);
+	guest_unwatch(fe->guest, fe->be_state, token);
 	if (!rc)
 		fe->geometry.sectors = offer(fe, "sectors", sectors);
 	return rc;

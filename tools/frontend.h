@@ -108,8 +108,8 @@ int fe_wait_backend(struct frontend *fe, enum xenbus_state state);
 int fe_backend_state(struct frontend *fe);
 
 const struct fe_geometry *fe_geometry(const struct frontend *fe);
-/* Wait until the backend reports another size; then it is in the geometry. */
-int fe_wait_resize(struct frontend *fe);
+/* Wait until the backend reports another size; then it is in the geometry. -ETIMEDOUT */
+int fe_wait_resize(struct frontend *fe, int timeout_ms);
 unsigned int fe_queues(const struct frontend *fe);
 unsigned int fe_ring_order(const struct frontend *fe);
 unsigned int fe_slots(const struct frontend *fe);        /* of each queue */

@@ -439,25 +439,17 @@ static void resize_is_noticed(void **state)
 	struct frontend *fe = rig_connect(&rig, guest, &config, &vbd);
 	long long deadline = guest_now_ms() + RIG_WAIT_MS;
 	uint8_t data[4096];
-	char path[160], sectors[32];
+	char path[160];
 
 	(void)state;
 	assert_int_equal(fe_read(fe, RIG_SECTORS, data, 512), -EIO);
 	rig_path(&rig, "a", path);
 	assert_int_equal(truncate(path, (off_t)RIG_SECTORS * 1024), 0);
-	for (;;) {
-		char *now = backend_node(&vbd, "sectors");
-
-		snprintf(sectors, sizeof(sectors), "%u", RIG_SECTORS * 2);
-		if (now && !strcmp(now, sectors)) {
-			free(now);
-			break;
-		}
-		free(now);
+	while (fe_wait_resize(fe, 20) == -ETIMEDOUT) {
 		assert_true(guest_now_ms() < deadline);
 		assert_int_equal(fe_read(fe, 0, data, 4096), 0); /* a disk in use */
-		rig_nap();
 	}
+	assert_int_equal(fe_geometry(fe)->sectors, RIG_SECTORS * 2);
 	assert_int_equal(fe_backend_state(fe), XenbusStateConnected);
 	rig_fill(data, sizeof(data), 1);
 	assert_int_equal(fe_write(fe, RIG_SECTORS * 2 - 8, data, sizeof(data)), 0);

@@ -189,7 +189,7 @@ static void queues_in_parallel(const char *options, bool persistent)
 {
 	struct fe_config config = rig_config();
 	struct ts_vbd vbd = { .kind = NULL };
-	struct writer w[QUEUES] = { { NULL } };
+	struct writer w[QUEUES];
 	uint8_t *image = malloc(RIG_SECTORS * 512), expected[4096];
 	struct frontend *fe;
 
