@@ -77,6 +77,7 @@ static const struct setting table[SET_NKEYS] = {
 		.name = "max-requests",
 		.max = 4096,
 		.preset = 128,
+		.live = true,
 		.help = "requests of a disk in flight at once; 0: as many as its ring holds",
 	},
 	[SET_MAX_RING_PAGE_ORDER] = {

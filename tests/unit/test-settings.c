@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "settings.h"
@@ -179,6 +180,64 @@ static void bad_rule_is_refused_at_once(void **state)
 	settings_rules_free(rules);
 }
 
+/* --- ringdisk.conf(5) has every setting with its values, default and when it acts, and no other -------- */
+
+/* As roff wants it: each '-' escaped. */
+static void escape(char *out, const char *in)
+{
+	while (*in) {
+		if (*in == '-')
+			*out++ = '\\';
+		*out++ = *in++;
+	}
+	*out = 0;
+}
+
+static char *read_page(const char *top)
+{
+	static char page[65536];
+	char path[1024];
+	FILE *file;
+	size_t n;
+
+	snprintf(path, sizeof(path), "%s/man/ringdisk.conf.5", top);
+	file = fopen(path, "r");
+	assert_non_null(file);
+	n = fread(page, 1, sizeof(page) - 1, file);
+	page[n] = 0;
+	fclose(file);
+	return page;
+}
+
+static void manual_page_matches(void **state)
+{
+	const char *top = getenv("top_srcdir");
+	int items = 0;
+	struct settings s;
+	char *page;
+
+	(void)state;
+	if (!top)
+		skip();
+	page = read_page(top);
+	settings_init(&s);
+	for (int i = 0; i < SET_NKEYS; i++) {
+		enum setting_key k = (enum setting_key)i;
+		char name[64], domain[256], plain[128], value[64], want[600];
+
+		escape(name, settings_name(k));
+		escape(domain, settings_domain(k, plain, sizeof(plain)));
+		snprintf(want, sizeof(want), "\n.BI %s= %s\nDefault \\fB%s\\fR; %s.\n", name,
+			 domain, settings_text(&s, k, value, sizeof(value)),
+			 settings_live(k) ? "at once" : "at the next connect");
+		if (!strstr(page, want))
+			fail_msg("ringdisk.conf(5) should have:%s", want);
+	}
+	for (char *at = strstr(page, "\n.BI "); at; at = strstr(at + 1, "\n.BI "))
+		items += at[strcspn(at + 5, "= \n") + 5] == '=';
+	assert_int_equal(items, SET_NKEYS);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -189,6 +248,7 @@ int main(void)
 		cmocka_unit_test(later_origin_wins_in_any_order),
 		cmocka_unit_test(rules_match_disk_or_params),
 		cmocka_unit_test(bad_rule_is_refused_at_once),
+		cmocka_unit_test(manual_page_matches),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
