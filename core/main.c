@@ -131,12 +131,15 @@ static void end_signals(sigset_t *set)
 	sigaddset(set, SIGINT);
 }
 
-/* Before the first thread: they all inherit this. */
+/* Before the first thread: they all inherit this. A shell's background job starts with SIGINT ignored. */
 static void signals_init(void)
 {
 	sigset_t set;
 
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGTERM, SIG_DFL);
+	signal(SIGINT, SIG_DFL);
+	signal(SIGALRM, SIG_DFL);
 	end_signals(&set);
 	pthread_sigmask(SIG_BLOCK, &set, NULL);
 }
