@@ -62,13 +62,27 @@ static void host_free(const struct rd_host *host, void *mem)
 	free(mem);
 }
 
+/* What an image may open: for writing only if it was itself, and without a lock while it is a probe. */
+static int flags_below(struct image *image, uint32_t *flags)
+{
+	if (*flags & RD_OPEN_WRITE && !img_writable(image)) {
+		img_say(image, LOG_LVL_ERR, "the driver wants to write below a read-only image");
+		return -EROFS;
+	}
+	*flags |= img_flags(image) & RD_OPEN_PROBE;
+	return 0;
+}
+
 static int host_file_open(const struct rd_host *host, const char *path, uint32_t flags,
 			  struct rd_file **file)
 {
 	struct image *image = image_of(host);
+	int r = flags_below(image, &flags);
 	char err[1024];
-	int r = io_open_why(img_disk(image), path, flags, file, err, sizeof(err));
 
+	if (r)
+		return r;
+	r = io_open_why(img_disk(image), path, flags, file, err, sizeof(err));
 	if (r)
 		img_say(image, LOG_LVL_ERR, "%s", err);
 	return r;
@@ -79,8 +93,10 @@ static int host_child_open(const struct rd_host *host, const char *params, uint3
 {
 	uint32_t room = MIN(info->struct_size, (uint32_t)sizeof(*info));
 	struct image *image;
-	int r = img_open_below(image_of(host), params, flags, &image);
+	int r = flags_below(image_of(host), &flags);
 
+	if (!r)
+		r = img_open_below(image_of(host), params, flags, &image);
 	if (r)
 		return r;
 	memcpy(info, img_info(image), room);

@@ -18,6 +18,7 @@ void img_vsay(struct image *image, enum log_level level, const char *fmt, va_lis
 void img_say(struct image *image, enum log_level level, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
 const char *img_disk(const struct image *image);
+uint32_t img_flags(const struct image *image); /* RD_OPEN_* */
 /* image.c: open what an image stands on. The reason of a failure becomes the parent's. */
 int img_open_below(struct image *parent, const char *params, uint32_t flags, struct image **child);
 

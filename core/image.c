@@ -92,6 +92,11 @@ const char *img_disk(const struct image *image)
 	return image->disk;
 }
 
+uint32_t img_flags(const struct image *image)
+{
+	return image->flags;
+}
+
 /* The driver broke its contract. Always -EIO. */
 static int broken(struct image *image, const char *callback, long long value)
 {

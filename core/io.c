@@ -493,8 +493,10 @@ int io_flush(struct rd_file *file)
 	r = -errno;
 	if (!atomic_exchange(&file->flush_failed, true))
 		log_err(LOG_IO,
-			"%s: fdatasync: %s; data may be lost, and no flush will succeed any more",
-			file->path, strerror(-r));
+			"%s%s%s: fdatasync: %s; data may be lost, and no flush will succeed any "
+			"more",
+			log_prefix()[0] ? "" : file->disk, log_prefix()[0] ? "" : ": ", file->path,
+			strerror(-r));
 	return r;
 }
 

@@ -631,6 +631,147 @@ static void nothing_to_do_is_not_passed_on(void **state)
 	img_close(image);
 }
 
+/* ---- a filter that lies -------------------------------------------------------------------------- */
+
+static struct {
+	const struct rd_host *host;
+	struct rd_child *child;
+	struct rd_file *file;
+	const char *below; /* params of the child, or NULL */
+	const char *path;  /* of the file, or NULL */
+	uint32_t flags;    /* with which it opens them */
+	struct rd_info child_info;
+} liar;
+
+static int liar_open(const struct rd_host *host, const struct rd_open_args *args, void **handle,
+		     struct rd_info *info)
+{
+	int r = 0;
+
+	(void)args;
+	*handle = &liar;
+	liar.host = host;
+	liar.child_info.struct_size = sizeof(liar.child_info);
+	if (liar.below)
+		r = host->child_open(host, liar.below, liar.flags, &liar.child, &liar.child_info);
+	else
+		r = host->file_open(host, liar.path, liar.flags, &liar.file);
+	*info = (struct rd_info){ .size = 1 * TiB, .logical_block = 512, .caps = RD_CAP_PARALLEL };
+	return r;
+}
+
+static int liar_close(void *handle)
+{
+	(void)handle;
+	if (liar.child)
+		liar.host->child_close(liar.child);
+	liar.host->file_close(liar.file);
+	return 0;
+}
+
+static int liar_readv(void *handle, const struct iovec *iov, int iovcnt, uint64_t offset)
+{
+	(void)handle;
+	return liar.host->child_readv(liar.child, iov, iovcnt, offset);
+}
+
+static int liar_writev(void *handle, const struct iovec *iov, int iovcnt, uint64_t offset)
+{
+	(void)handle;
+	return liar.host->child_writev(liar.child, iov, iovcnt, offset);
+}
+
+static int liar_map(void *handle, uint64_t offset, uint64_t length, int write,
+		    struct rd_extent *extents, int max_extents, uint64_t *token)
+{
+	(void)handle;
+	return liar.host->child_map(liar.child, offset, length, write, extents, max_extents, token);
+}
+
+static void liar_unmap(void *handle, uint64_t token)
+{
+	(void)handle;
+	liar.host->child_unmap(liar.child, token);
+}
+
+static const struct rd_driver liar_driver = {
+	.struct_size = sizeof(liar_driver),
+	.api = RD_DRIVER_API,
+	.name = "liar",
+	.open = liar_open,
+	.close = liar_close,
+	.readv = liar_readv,
+	.writev = liar_writev,
+	.map = liar_map,
+	.unmap = liar_unmap,
+};
+
+static int open_liar(uint32_t flags, struct image **image, char *err, size_t errlen)
+{
+	char target[] = "x";
+	struct params params = { .driver = &liar_driver, .target = target };
+
+	disk_log_clear();
+	return img_open("9/xvdt", &params, flags, image, err, errlen);
+}
+
+static void a_filter_does_not_get_past_the_end_of_its_child(void **state)
+{
+	struct image *image;
+	struct rd_extent extent;
+	char data[512];
+	struct iovec iov = { data, sizeof(data) };
+	uint64_t token;
+
+	(void)state;
+	memset(&liar, 0, sizeof(liar));
+	liar.below = "null:1M";
+	liar.flags = RD_OPEN_WRITE;
+	assert_int_equal(open_liar(RD_OPEN_WRITE, &image, NULL, 0), 0);
+	assert_int_equal(liar.child_info.size, 1 * MiB);
+	assert_int_equal(img_readv(image, &iov, 1, 0), 0);
+	assert_int_equal(img_readv(image, &iov, 1, 1 * MiB), -EINVAL);
+	assert_int_equal(img_writev(image, &iov, 1, 1 * TiB - 512), -EINVAL);
+	assert_int_equal(img_map(image, 1 * MiB, 512, true, &extent, 1, &token), -EIO);
+	assert_int_equal(img_map(image, 0, 512, true, &extent, 1, &token), 1);
+	img_unmap(image, token);
+	img_close(image);
+}
+
+static void a_read_only_image_opens_nothing_for_writing(void **state)
+{
+	char *dir = disk_dir(false), err[256];
+	struct image *image;
+
+	(void)state;
+	memset(&liar, 0, sizeof(liar));
+	liar.flags = RD_OPEN_WRITE;
+	liar.below = "null:1M";
+	assert_int_equal(open_liar(0, &image, err, sizeof(err)), -EROFS);
+	assert_non_null(strstr(err, "wants to write below a read-only image"));
+	liar.below = NULL;
+	liar.path = disk_file(dir, "d", 4096);
+	assert_int_equal(open_liar(0, &image, err, sizeof(err)), -EROFS);
+	disk_remove(dir);
+}
+
+static void a_probe_takes_no_lock_whatever_its_driver_asks(void **state)
+{
+	char *dir = disk_dir(false);
+	struct rd_file *writer;
+	struct image *image;
+
+	(void)state;
+	memset(&liar, 0, sizeof(liar));
+	liar.path = disk_file(dir, "d", 4096);
+	assert_int_equal(io_open("9/xvdt", liar.path, RD_OPEN_WRITE, &writer), 0);
+	assert_int_equal(open_liar(0, &image, NULL, 0), -EBUSY);
+	assert_int_equal(open_liar(RD_OPEN_PROBE, &image, NULL, 0), 0);
+	img_close(image);
+	io_close(writer);
+	disk_remove(dir);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -640,6 +781,9 @@ int main(void)
 		cmocka_unit_test(what_a_driver_lacks_is_emulated_or_refused),
 		cmocka_unit_test(a_serial_driver_gets_one_call_at_a_time),
 		cmocka_unit_test(nothing_to_do_is_not_passed_on),
+		cmocka_unit_test(a_filter_does_not_get_past_the_end_of_its_child),
+		cmocka_unit_test(a_read_only_image_opens_nothing_for_writing),
+		cmocka_unit_test(a_probe_takes_no_lock_whatever_its_driver_asks),
 		cmocka_unit_test(raw_equals_model_buffered),
 		cmocka_unit_test(raw_equals_model_on_tmpfs),
 		cmocka_unit_test(raw_equals_model_direct),

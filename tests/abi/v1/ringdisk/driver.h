@@ -140,7 +140,8 @@ struct rd_host {
 
 	/*
 	 * Open a regular file or block device under the daemon's policy (no fifo, no device but block
-	 * devices, locks against a second writer).  Flags: RD_OPEN_*.  Logs the reason of a failure.
+	 * devices, locks against a second writer).  Flags: RD_OPEN_*; for writing only
+	 * if the image was opened so.  Logs the reason of a failure.
 	 */
 	int (*file_open)(const struct rd_host *host, const char *path, uint32_t flags,
 			 struct rd_file **file);
