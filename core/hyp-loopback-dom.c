@@ -250,12 +250,16 @@ static int vcpu_fd_locked(struct lb_dom *dom, uint32_t vcpu, bool *fresh)
  * The kick starts at one: a bind finds the port pending, as on Xen. The guest gets that eventfd, and could
  * make it block; we never read or write it. It does not get the one that we write.
  */
-static int port_init(struct lb_port *port, int vcpu_fd, uint32_t index)
+static int port_init(struct lb_port *port, int vcpu_fd, uint32_t index, int fd_limit)
 {
 	struct epoll_event ev = { .events = EPOLLIN | EPOLLET, .data.u32 = index };
 
 	port->kick_fd = eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK);
 	port->notify_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (port->kick_fd >= fd_limit || port->notify_fd >= fd_limit) {
+		port_free(port);
+		return -EMFILE;
+	}
 	if (port->kick_fd < 0 || port->notify_fd < 0 ||
 	    epoll_ctl(vcpu_fd, EPOLL_CTL_ADD, port->notify_fd, &ev)) {
 		int err = errno;
@@ -284,7 +288,7 @@ int lb_port_alloc(struct hyp_loopback *lb, struct lb_dom *dom, uint32_t remote, 
 	epoll_fd = vcpu_fd_locked(dom, vcpu, &fresh);
 	if (epoll_fd < 0)
 		return epoll_fd;
-	rc = port_init(&dom->port[index], epoll_fd, index);
+	rc = port_init(&dom->port[index], epoll_fd, index, lb->fd_limit);
 	if (rc)
 		return rc;
 	dom->port[index].remote = remote;

@@ -120,6 +120,7 @@ struct hyp_loopback {
 	_Atomic uint32_t store_epoch; /* a connection of an older epoch is lost */
 	/* set before start */
 	char *socket;
+	int fd_limit; /* guests get no descriptor as high as this: the rest is for the daemon */
 	int listen_fd, epoll_fd;
 	int wake_fd; /* kicks rd-loopback: a client has events, or stop */
 	struct lb_conn self;

@@ -2,7 +2,7 @@
  * The thread rd-loopback: it listens on the socket, and does for each client what the client asks for, one
  * message at a time and in turn. A guest's connection is its life: when it is lost, the domain has died.
  *
- * Clients are hostile. Their number is bounded, a message has a largest size, descriptors that nobody asked
+ * Clients are hostile. Their number is bounded, as are the descriptors that they can have us open, a message has a largest size, descriptors that nobody asked
  * for are closed, an answer that does not fit into the socket stops the reading until it does, and a client
  * that lets its watch events pile up is cut off. Only processes of our own user (or root) may connect.
  *
@@ -574,7 +574,7 @@ static void accept_client(struct hyp_loopback *lb)
 
 	if (fd < 0)
 		return;
-	if (lb->nr_clients < MAX_CLIENTS && may_connect(fd))
+	if (lb->nr_clients < MAX_CLIENTS && fd < lb->fd_limit && may_connect(fd))
 		client = calloc(1, sizeof(*client));
 	if (!client)
 		goto err_close;

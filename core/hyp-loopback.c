@@ -10,10 +10,12 @@
 #include "hyp-loopback-int.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "log.h"
@@ -318,6 +320,16 @@ static int seed_store(struct hyp_loopback *lb)
 	return rc;
 }
 
+/* Three quarters of what we may have. */
+static int fd_limit(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) || limit.rlim_cur > INT_MAX)
+		return INT_MAX;
+	return (int)(limit.rlim_cur / 4 * 3);
+}
+
 static struct hyp_loopback *loopback_new(const char *socket)
 {
 	struct hyp_loopback *lb = calloc(1, sizeof(*lb));
@@ -326,6 +338,7 @@ static struct hyp_loopback *loopback_new(const char *socket)
 		return NULL;
 	lb->hyp.ops = &lb_ops;
 	lb->next_domid = 1;
+	lb->fd_limit = fd_limit();
 	lb->listen_fd = lb->epoll_fd = -1;
 	list_init(&lb->doms);
 	list_init(&lb->clients);

@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #define CONTROL_THREADS 64u /* bound of the pool that opens and closes images */
@@ -49,6 +50,20 @@ static int start_hyp(struct parts *p)
 static void stop_hyp(struct parts *p)
 {
 	p->hyp->ops->close(p->hyp);
+}
+
+/* A disk takes about six descriptors, and the usual limit is 1024 of them: take what we may. */
+static int raise_limits(struct parts *p)
+{
+	struct rlimit limit;
+
+	(void)p;
+	if (getrlimit(RLIMIT_NOFILE, &limit) || limit.rlim_cur == limit.rlim_max)
+		return 0;
+	limit.rlim_cur = limit.rlim_max;
+	if (setrlimit(RLIMIT_NOFILE, &limit))
+		log_warn(LOG_MAIN, "limit of open files: %s", strerror(errno));
+	return 0;
 }
 
 static int start_pools(struct parts *p)
@@ -172,6 +187,7 @@ static void stop_pid_file(struct parts *p)
 }
 
 static const struct part table[] = {
+	{ "the limits", raise_limits, NULL },
 	{ "the drivers", start_drivers, NULL },
 	{ "the hypervisor", start_hyp, stop_hyp },
 	{ "the threads", start_pools, stop_pools },

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -911,6 +912,38 @@ static void guest_that_never_reads_events_is_cut_off(void **state)
 	guest_close(six);
 }
 
+/* However many ports guests ask for, the daemon can still open what it needs. */
+static void descriptors_are_left_for_the_daemon(void **state)
+{
+	struct rlimit saved, tight;
+	struct fixture *f = *state;
+	struct guest_port port[150];
+	struct hyp_evtchn *evtchn;
+	struct hyp *second;
+	struct guest *guest;
+	char path[128];
+	int n = 0, rc = 0;
+
+	getrlimit(RLIMIT_NOFILE, &saved);
+	tight = (struct rlimit){ .rlim_cur = 300, .rlim_max = saved.rlim_max };
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &tight), 0);
+	snprintf(path, sizeof(path), "%s/second", f->dir);
+	assert_int_equal(hyp_loopback_open(path, &second), 0);
+	assert_int_equal(guest_open(path, 5, 4, 16, &guest), 0);
+	while (n < 150 && !(rc = guest_port_open(guest, 0, 0, &port[n])))
+		n++;
+	assert_int_equal(rc, -EMFILE);
+	for (int i = 0; i < 20; i++) {
+		assert_int_equal(second->ops->evtchn_open(second, &evtchn), 0);
+		second->ops->evtchn_close(evtchn);
+	}
+	while (n--)
+		guest_port_close(guest, &port[n]);
+	guest_close(guest);
+	second->ops->close(second);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &saved), 0);
+}
+
 static void socket_is_taken_over_only_if_stale(void **state)
 {
 	struct fixture *f = *state;
@@ -963,6 +996,7 @@ int main(void)
 		T(garbage_harms_nobody),
 		T(client_that_never_reads),
 		T(guest_that_never_reads_events_is_cut_off),
+		T(descriptors_are_left_for_the_daemon),
 		T(socket_is_taken_over_only_if_stale),
 	};
 
