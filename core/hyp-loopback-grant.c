@@ -342,14 +342,14 @@ int lb_gnt_unmap(struct hyp_gnt *gnt, void *addr, unsigned int count)
 int lb_gnt_revoke(struct hyp_gnt *gnt, void *addr, unsigned int count)
 {
 	struct grant_map *map = find_map(gnt, addr, count, false);
+	int rc;
 
 	if (!map)
 		return -EINVAL;
-	if (mmap(map->addr, (size_t)count * HYP_PAGE_SIZE, PROT_READ | PROT_WRITE,
-		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
-		return -errno;
-	let_go(map);
-	return 0;
+	rc = hyp_replace_pages(map->addr, count);
+	if (!rc)
+		let_go(map);
+	return rc;
 }
 
 void lb_gnt_close(struct hyp_gnt *gnt)

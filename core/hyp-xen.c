@@ -149,11 +149,8 @@ static int x_gnt_unmap(struct hyp_gnt *gnt, void *addr, unsigned count)
 
 static int x_gnt_revoke(struct hyp_gnt *gnt, void *addr, unsigned count)
 {
-	void *p = mmap(addr, (size_t)count * HYP_PAGE_SIZE, PROT_READ | PROT_WRITE,
-		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
-
 	(void)gnt;
-	return p == MAP_FAILED ? failed() : 0;
+	return hyp_replace_pages(addr, count);
 }
 
 static void fill_copy(xengnttab_grant_copy_segment_t *to, const struct hyp_copy *from, uint32_t domid)

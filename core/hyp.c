@@ -9,9 +9,26 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "log.h"
+
+int hyp_replace_pages(void *addr, unsigned count)
+{
+	size_t len = (size_t)count * HYP_PAGE_SIZE;
+	void *copy = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	int err;
+
+	if (copy == MAP_FAILED)
+		return -errno;
+	memcpy(copy, addr, len);
+	if (mremap(copy, len, len, MREMAP_MAYMOVE | MREMAP_FIXED, addr) != MAP_FAILED)
+		return 0;
+	err = -errno;
+	munmap(copy, len);
+	return err;
+}
 
 /* $XDG_RUNTIME_DIR is for a user's own daemon; root's is in /run. */
 static const char *default_socket(char *buf, size_t len)

@@ -77,8 +77,8 @@ struct hyp_ops {
 	/* addr and count exactly as mapped. */
 	int (*gnt_unmap)(struct hyp_gnt *gnt, void *addr, unsigned count);
 	/* Take the pages away at once, even while a system call may be using them: the addresses then
-	 * hold private zeroed memory, ours until gnt_unmap (which still must be called).  For closing
-	 * a device whose driver never returns. */
+	 * hold a private copy of what was there, ours until gnt_unmap (which still must be called).  For
+	 * closing a device whose driver never returns: a write that goes on late writes what it was to. */
 	int (*gnt_revoke)(struct hyp_gnt *gnt, void *addr, unsigned count);
 	/* Copy count segments in one call.  -errno: nothing can be said, treat all as failed;
 	 * 0: see the status of each. */
@@ -152,6 +152,9 @@ struct hyp_config {
  * load.  The reason for a failure has been logged.
  */
 int hyp_open(const struct hyp_config *cfg, struct hyp **hyp);
+
+/* For the two implementations (hyp.c): put a private copy of count mapped pages in their place, at once. */
+int hyp_replace_pages(void *addr, unsigned count);
 
 int hyp_xen_open(struct hyp **hyp);                            /* hyp-xen.c */
 bool hyp_xen_detected(void);                                   /* hyp-xen.c: are we on Xen at all */
