@@ -10,8 +10,6 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-#define ALWAYS_GRANTED 2 /* data, and the arrays of an indirect request */
-
 static const size_t class_size[BUFS_CLASSES] = {12 << 12, 32 << 12, 128 << 12, 257 << 12};
 
 static unsigned class_of(size_t size)
@@ -32,7 +30,7 @@ void bufs_init(struct bufs *bufs, struct buf_budget *budget)
 
 void bufs_destroy(struct bufs *bufs)
 {
-	assert(!bufs->out);
+	assert(!bufs->out[BUFS_DATA] && !bufs->out[BUFS_ARRAYS]);
 	bufs_trim(bufs);
 	lock_destroy(&bufs->lock);
 }
@@ -48,13 +46,13 @@ static void *take_idle_locked(struct bufs *bufs, unsigned c)
 	return buf;
 }
 
-/* Charge a new buffer to the guest's budget; granted anyway to a device that has less than the two that
- * one request may need. */
-static bool charge_locked(struct bufs *bufs, size_t size)
+/* Charge a new buffer to the guest's budget; granted anyway to a device that has none of the kind.  By
+ * kind, as requests of several rings may all hold arrays while they wait for data. */
+static bool charge_locked(struct bufs *bufs, enum bufs_kind kind, size_t size)
 {
 	size_t used = atomic_fetch_add(&bufs->budget->used, size) + size;
 
-	if (used <= bufs->budget->limit || bufs->out < ALWAYS_GRANTED)
+	if (used <= bufs->budget->limit || !bufs->out[kind])
 		return true;
 	atomic_fetch_sub(&bufs->budget->used, size);
 	return false;
@@ -77,13 +75,13 @@ static bool trim_locked(struct bufs *bufs)
 	return any;
 }
 
-static void *new_locked(struct bufs *bufs, unsigned c)
+static void *new_locked(struct bufs *bufs, enum bufs_kind kind, unsigned c)
 {
 	void *buf;
 
-	if (!charge_locked(bufs, class_size[c])) {
+	if (!charge_locked(bufs, kind, class_size[c])) {
 		/* Perhaps idle ones of other sizes are in the way. */
-		if (!trim_locked(bufs) || !charge_locked(bufs, class_size[c]))
+		if (!trim_locked(bufs) || !charge_locked(bufs, kind, class_size[c]))
 			return NULL;
 	}
 	buf = mmap(NULL, class_size[c], PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -95,7 +93,7 @@ static void *new_locked(struct bufs *bufs, unsigned c)
 	return buf;
 }
 
-void *bufs_get(struct bufs *bufs, size_t size)
+void *bufs_get(struct bufs *bufs, enum bufs_kind kind, size_t size)
 {
 	unsigned c = class_of(size);
 	void *buf;
@@ -103,19 +101,19 @@ void *bufs_get(struct bufs *bufs, size_t size)
 	LOCK_SCOPE(&bufs->lock);
 	buf = take_idle_locked(bufs, c);
 	if (!buf)
-		buf = new_locked(bufs, c);
+		buf = new_locked(bufs, kind, c);
 	if (buf)
-		bufs->out++;
+		bufs->out[kind]++;
 	return buf;
 }
 
-void bufs_put(struct bufs *bufs, void *buf, size_t size)
+void bufs_put(struct bufs *bufs, enum bufs_kind kind, void *buf, size_t size)
 {
 	unsigned c = class_of(size);
 
 	LOCK_SCOPE(&bufs->lock);
-	assert(bufs->out);
-	bufs->out--;
+	assert(bufs->out[kind]);
+	bufs->out[kind]--;
 	*(void **)buf = bufs->idle[c];
 	bufs->idle[c] = buf;
 	bufs->idle_bytes += class_size[c];

@@ -87,7 +87,7 @@ static bool has_data(const struct request *req)
 
 static int take_buffer(struct exec *x, struct request *req)
 {
-	req->buf = bufs_get(x->bufs, req->length);
+	req->buf = bufs_get(x->bufs, BUFS_DATA, req->length);
 	return req->buf ? 0 : -EAGAIN;
 }
 
@@ -137,6 +137,8 @@ static int copy_segments(struct exec *x, struct grant_cache *cache, struct reque
 	if (x->grant == GRANT_PERSISTENT &&
 	    grants_pin(cache, &page_seg, 1, &page, pin, &npins) == 0) {
 		memcpy(raw, page, len);
+		/* Once: what follows reads the copy. */
+		__asm__ volatile("" ::: "memory");
 		grants_unpin(pin, npins);
 	} else {
 		err = x->hyp->ops->gnt_copy(x->gnt, x->domid, &copy, 1);
@@ -153,7 +155,7 @@ int exec_fetch_segments(struct exec *x, struct grant_cache *cache, struct reques
 {
 	assert(req->nr_segs <= REQ_MAX_SEGS);
 	if (!req->big && req->nr_segs > RING_SEGS_DIRECT) {
-		req->big = bufs_get(x->bufs, sizeof *req->big);
+		req->big = bufs_get(x->bufs, BUFS_ARRAYS, sizeof *req->big);
 		if (!req->big)
 			return -EAGAIN;
 		req->seg = req->big->seg;
@@ -272,10 +274,10 @@ void exec_release(struct exec *x, struct request *req)
 		grants_unpin(req->pin, req->npins);
 	req->npins = 0;
 	if (req->buf)
-		bufs_put(x->bufs, req->buf, req->length);
+		bufs_put(x->bufs, BUFS_DATA, req->buf, req->length);
 	req->buf = NULL;
 	if (req->big)
-		bufs_put(x->bufs, req->big, sizeof *req->big);
+		bufs_put(x->bufs, BUFS_ARRAYS, req->big, sizeof *req->big);
 	req->big = NULL;
 }
 
@@ -569,20 +571,34 @@ static void sync_writes(struct exec *x, struct list_head *done)
 
 /* --- a batch ------------------------------------------------------------------------------------------ */
 
+/* grant=map: get at the pages, and at what is to be written if the I/O uses a buffer. */
+static int map_and_fill(struct exec *x, struct request *req)
+{
+	int err = map_request(x, req);
+
+	if (err || !req->buf || !req_writes(req))
+		return err;
+	if (!exec_enter(x))
+		return -EIO;
+	copy_pages(req, false);
+	req->flags |= REQ_COPIED_IN;
+	exec_leave(x);
+	return 0;
+}
+
 static void run_one(struct exec *x, struct request *req, bool inline_)
 {
 	if (req->err)
 		return;
-	if (wants_map(x, req)) {
-		req->err = map_request(x, req);
-		if (req->err)
-			return;
-		if (req->buf && req_writes(req) && exec_enter(x)) {
-			copy_pages(req, false);
-			req->flags |= REQ_COPIED_IN;
-			exec_leave(x);
-		}
+	/* What stood behind a call that hung: nobody waits for it, and its pages are the guest's no more. */
+	if (atomic_load_explicit(&x->revoked, memory_order_relaxed)) {
+		req->err = -EIO;
+		return;
 	}
+	if (wants_map(x, req))
+		req->err = map_and_fill(x, req);
+	if (req->err)
+		return;
 	req->err = inline_ ? io_inline(x, req) : run_blocking(x, req);
 	park_if_full(x, req);
 }
@@ -706,7 +722,7 @@ int exec_aio_start(struct exec *x, struct io_aio *aio, struct request *req)
 		img_unmap(x->image, req->token);
 		return err ? -EAGAIN : -EALREADY;
 	}
-	req->err = err; /* some parts are on their way: the rest is done again by a worker */
+	req->err = err ? -EAGAIN : 0; /* some parts are on their way: then all is done again by a worker */
 	return 0;
 }
 

@@ -87,7 +87,7 @@ void exec_release(struct exec *x, struct request *req);
 bool exec_enter(struct exec *x);
 void exec_leave(struct exec *x);
 /* Nobody may touch the guest's memory from now on: returns when nobody is at it.  Then take away what is
- * mapped: grants_revoke for the persistent pages, and this for each request. */
+ * mapped: grants_revoke for the persistent pages, exec_revoke_request for each request. */
 void exec_revoke(struct exec *x);
 void exec_revoke_request(struct exec *x, struct request *req);
 

@@ -66,6 +66,7 @@ static struct aftermath finish_ring(struct pring *r, struct list_head *list)
 {
 	struct aftermath after = {0};
 	struct request *req, *next;
+	unsigned n = 0;
 	bool revoked;
 
 	LOCK_SCOPE(&r->lock);
@@ -73,11 +74,12 @@ static struct aftermath finish_ring(struct pring *r, struct list_head *list)
 		if (req->ring != r->index)
 			continue;
 		list_del(&req->node);
+		n++;
 		if (req->flags & REQ_PARK) {
 			park_locked(r, req);
 			after.parked = true;
 			if (req->err == -ENOSPC)
-				atomic_store(&r->poller->full, true);
+				atomic_fetch_add(&r->poller->full, 1);
 		} else {
 			finish_answer_locked(r, req);
 		}
@@ -87,6 +89,7 @@ static struct aftermath finish_ring(struct pring *r, struct list_head *list)
 	after.notify = !revoked && ring_push(&r->ring);
 	after.kick = r->stalled;
 	r->stalled = false;
+	atomic_fetch_sub(&r->poller->active, n);
 	return after;
 }
 
@@ -128,7 +131,10 @@ void finish(struct poller *p, struct list_head *list, uint64_t now, bool on_poll
 		wake = wake || after.kick;
 		parked = parked || after.parked;
 	}
-	if (wake && !on_poller)
+	/* On the poller too: the ring that wants may be another one, which has had its turn in this pass. */
+	if (atomic_load(&p->wanting) && atomic_exchange(&p->wanting, false))
+		poller_kick(p);
+	else if (wake && !on_poller)
 		poller_kick(p);
 	if (parked)
 		p->cfg.event(p->cfg.arg, POLLER_PARKED);
@@ -143,6 +149,7 @@ static bool fail_parked_locked(struct pring *r, struct list_head *list)
 		list_del(&req->node);
 		req->flags &= ~REQ_PARK;
 		if (req->err == -ENOSPC) {
+			atomic_fetch_sub(&r->poller->full, 1);
 			finish_answer_locked(r, req);
 			continue;
 		}
@@ -176,24 +183,41 @@ void poller_fail_parked(struct poller *p)
 		if (tell)
 			finish_notify(r);
 	}
-	atomic_store(&p->full, false);
 }
 
 /* --- the way over the workers ----------------------------------------------------------------- */
 
-/* Jobs that should be at work for what is queued. */
+/* Jobs that should be at work for what is queued; those that are busy with a flush will not come soon. */
 static unsigned wanted_locked(struct poller *p)
 {
 	unsigned per_job = atomic_load_explicit(&p->slow, memory_order_relaxed) ? 1 : EXEC_BATCH;
 
-	return MIN((p->ntodo + per_job - 1) / per_job, JOBS);
+	return MIN((p->ntodo + per_job - 1) / per_job + p->nalone, JOBS);
+}
+
+/* Take the jobs that should start now into start[JOBS]; submit them without the lock. */
+static unsigned start_locked(struct poller *p, struct io_job **start)
+{
+	unsigned n = 0;
+
+	for (unsigned want = wanted_locked(p); p->njobs < want; p->njobs++) {
+		start[n] = list_first_entry(&p->idle_jobs, struct io_job, node);
+		list_del(&start[n++]->node);
+	}
+	return n;
+}
+
+static void submit(struct poller *p, struct io_job **start, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++)
+		pool_submit(&p->client, &start[i]->job);
 }
 
 /* Hand list over; it is empty afterwards. */
 void work_enqueue(struct poller *p, struct list_head *list)
 {
 	struct io_job *start[JOBS];
-	unsigned nstart = 0, n = 0;
+	unsigned nstart, n = 0;
 	struct request *req;
 
 	list_for_each(req, list, node)
@@ -204,13 +228,9 @@ void work_enqueue(struct poller *p, struct list_head *list)
 	lock_acquire(&p->todo_lock);
 	list_splice_tail(list, &p->todo);
 	p->ntodo += n;
-	for (unsigned want = wanted_locked(p); p->active < want; p->active++) {
-		start[nstart] = list_first_entry(&p->idle_jobs, struct io_job, node);
-		list_del(&start[nstart++]->node);
-	}
+	nstart = start_locked(p, start);
 	lock_release(&p->todo_lock);
-	for (unsigned i = 0; i < nstart; i++)
-		pool_submit(&p->client, &start[i]->job);
+	submit(p, start, nstart);
 }
 
 /* What may take long by its nature runs alone, so that nobody's answer waits for it. */
@@ -220,23 +240,38 @@ static bool runs_alone(const struct request *req)
 	       req->flags & (REQ_PREFLUSH | REQ_POSTFLUSH);
 }
 
-static unsigned take_batch(struct poller *p, struct list_head *batch)
+static unsigned take_batch_locked(struct poller *p, struct list_head *batch, bool *alone)
 {
 	unsigned max = atomic_load_explicit(&p->slow, memory_order_relaxed) ? 1 : EXEC_BATCH, n = 0;
 	struct request *req, *next;
 
-	LOCK_SCOPE(&p->todo_lock);
+	*alone = false;
 	list_for_each_safe(req, next, &p->todo, node) {
-		bool alone = runs_alone(req);
-
-		if (n == max || (alone && n))
+		if (n == max || (n && runs_alone(req)))
 			break;
 		list_move_tail(&req->node, batch);
 		n++;
-		if (alone)
+		*alone = runs_alone(req);
+		if (*alone)
 			break;
 	}
 	p->ntodo -= n;
+	p->nalone += *alone;
+	return n;
+}
+
+/* What is to be done next; *alone: just one request, and what stands behind it has got its own worker. */
+static unsigned take_batch(struct poller *p, struct list_head *batch, bool *alone)
+{
+	struct io_job *start[JOBS];
+	unsigned n, nstart = 0;
+
+	lock_acquire(&p->todo_lock);
+	n = take_batch_locked(p, batch, alone);
+	if (*alone)
+		nstart = start_locked(p, start);
+	lock_release(&p->todo_lock);
+	submit(p, start, nstart);
 	return n;
 }
 
@@ -252,14 +287,15 @@ static void learn(struct poller *p, uint64_t ns, unsigned n)
 }
 
 /* Again, if there is more; through the pool, so that other devices get their turn. */
-static void job_again(struct poller *p, struct io_job *job)
+static void job_again(struct poller *p, struct io_job *job, bool alone)
 {
 	bool more;
 
 	lock_acquire(&p->todo_lock);
+	p->nalone -= alone;
 	more = p->ntodo != 0;
 	if (!more) {
-		p->active--;
+		p->njobs--;
 		list_add(&job->node, &p->idle_jobs);
 	}
 	lock_release(&p->todo_lock);
@@ -279,10 +315,9 @@ static void run_job(struct pool_job *pool_job)
 
 	list_init(&batch);
 	list_init(&done);
-	n = take_batch(p, &batch);
+	n = take_batch(p, &batch, &alone);
 	if (n) {
 		log_set_prefix(p->cfg.name);
-		alone = runs_alone(list_first_entry(&batch, struct request, node));
 		start = now_ns();
 		exec_batch(&p->exec, &batch, false, &done, &start);
 		end = now_ns();
@@ -291,7 +326,7 @@ static void run_job(struct pool_job *pool_job)
 		finish(p, &done, end, false);
 		log_set_prefix(NULL);
 	}
-	job_again(p, job);
+	job_again(p, job, alone);
 }
 
 void work_init(struct poller *p)

@@ -67,7 +67,9 @@ struct poller {
 	struct io_aio *aio;
 	/* atomic */
 	_Atomic bool stop, pausing, resuming, revoked, broken;
-	_Atomic bool full;  /* a write waits for space: consume no more */
+	_Atomic unsigned full;   /* writes that wait for space: consume no more */
+	_Atomic unsigned active; /* in flight on all rings, but for parked ones */
+	_Atomic bool wanting;    /* max-requests or memory: kick when any request finishes */
 	_Atomic unsigned max_requests;
 	_Atomic bool look;  /* adaptive polling allowed */
 	_Atomic bool slow;  /* workers: calls take long, one request per worker */
@@ -79,11 +81,13 @@ struct poller {
 	unsigned passes;
 	unsigned spurious;  /* events in a row that brought nothing */
 	int unmask;         /* port to unmask when all is served, or -1 */
-	bool retry;         /* memory is short and nobody will kick: look again soon */
+	bool retry;         /* memory is short, perhaps another disk has it: look again soon */
 	/* todo_lock */
 	struct rd_lock todo_lock;
 	struct list_head todo, idle_jobs;
-	unsigned ntodo, active;
+	unsigned ntodo;
+	unsigned njobs;  /* submitted or running */
+	unsigned nalone; /* ... of which are busy with a request that runs alone */
 	/* state_lock */
 	struct rd_lock state_lock;
 	pthread_cond_t idle_cond;

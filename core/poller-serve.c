@@ -15,6 +15,7 @@
 #include "log.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <string.h>
 
 #define PASS_BUDGET 1024u  /* requests per ring before the other things are looked at again */
@@ -123,6 +124,22 @@ static void stop_broken(struct pring *r)
 	p->cfg.event(p->cfg.arg, POLLER_BROKEN);
 }
 
+/* How many more requests max-requests lets start; 0: whoever finishes one will kick. */
+static unsigned may_start(struct poller *p)
+{
+	unsigned limit = atomic_load_explicit(&p->max_requests, memory_order_relaxed);
+	unsigned active;
+
+	if (!limit)
+		return UINT_MAX;
+	do {
+		active = atomic_load(&p->active);
+		if (active < limit)
+			return limit - active;
+	} while (!atomic_exchange(&p->wanting, true));
+	return 0;
+}
+
 /*
  * Take up to EXEC_BATCH slots for requests that wait.  Their number; 0: none wait; -EBUSY: none may be
  * taken now, and whoever finishes will kick; -EPROTO: the ring is broken.
@@ -131,19 +148,20 @@ static int take_slots(struct pring *r, struct list_head *slots)
 {
 	struct poller *p = r->poller;
 	uint32_t prod = ring_read_prod(&r->ring);
-	unsigned limit = atomic_load_explicit(&p->max_requests, memory_order_relaxed), take;
+	unsigned take = MIN(EXEC_BATCH, may_start(p));
 	int waiting, n = 0;
 
 	LOCK_SCOPE(&r->lock);
 	waiting = ring_pending(&r->ring, prod, r->ring.rsp_prod);
 	if (waiting <= 0)
 		return waiting;
-	take = MIN((unsigned)waiting, EXEC_BATCH);
-	if (limit)
-		take = r->inflight < limit ? MIN(take, limit - r->inflight) : 0;
+	if (!take)
+		return -EBUSY;
+	take = MIN((unsigned)waiting, take);
 	for (; n < (int)take && !list_empty(&r->free); n++)
 		list_move_tail(r->free.next, slots);
 	r->inflight += (unsigned)n;
+	atomic_fetch_add(&p->active, (unsigned)n);
 	if (!n)
 		r->stalled = true;
 	return n ? n : -EBUSY;
@@ -153,6 +171,7 @@ static void give_slots_back(struct pring *r, struct list_head *slots, unsigned n
 {
 	LOCK_SCOPE(&r->lock);
 	r->inflight -= n;
+	atomic_fetch_sub(&r->poller->active, n);
 	list_splice_tail(slots, &r->free);
 }
 
@@ -203,49 +222,56 @@ static unsigned running(struct pring *r, unsigned own)
 	return r->inflight - r->nparked - own;
 }
 
-/* Give req its turn and its memory.  False: not now.  own: slots taken that run not yet, req's too. */
-static bool admit(struct pring *r, struct request *req, unsigned own)
+/* Give req its turn and its memory: 0, or -EBUSY: not its turn, -EAGAIN: no memory.  own: slots taken that
+ * run not yet, req's too. */
+static int admit(struct pring *r, struct request *req, unsigned own)
 {
 	struct poller *p = r->poller;
 	int err = req->err;
 
 	if (err)
-		return true;
+		return 0;
 	if (req->flags & REQ_BARRIER || r->order.barrier_running) {
 		unsigned others = running(r, own);
 
 		/* What is parked is not running, but comes first. */
 		if (atomic_load(&p->full) || !order_admit(&r->order, req, others))
-			return false;
+			return -EBUSY;
 	}
 	if (req->flags & REQ_INDIRECT)
 		err = fetch_segments(r, req);
 	if (!err)
 		err = exec_prepare(&p->exec, r->cache, req);
 	if (err == -EAGAIN)
-		return false;
+		return err;
 	req->err = err;
-	return true;
+	return 0;
+}
+
+/* Whoever finishes a request of the ring will kick.  False: all have finished meanwhile. */
+static bool wait_for_turn(struct pring *r)
+{
+	LOCK_SCOPE(&r->lock);
+	r->stalled = true;
+	return r->inflight - r->nparked > 1 || atomic_load(&r->poller->full);
+}
+
+/* Whoever finishes a request of the device will kick; but it may be another disk of the guest that has
+ * the memory.  False: try once more, now that they know. */
+static bool wait_for_memory(struct poller *p)
+{
+	p->retry = true;
+	return atomic_exchange(&p->wanting, true);
 }
 
 /* The request that waits: may it go now?  If not, somebody will kick, or it is retried soon. */
 static bool release_held(struct pring *r, struct list_head *list)
 {
-	struct poller *p = r->poller;
-	bool last;
+	int err;
 
-	while (!admit(r, r->held, 1)) {
-		lock_acquire(&r->lock);
-		r->stalled = true;
-		last = r->inflight - r->nparked == 1;
-		lock_release(&r->lock);
-		if (!last || atomic_load(&p->full))
+	while ((err = admit(r, r->held, 1)))
+		if (err == -EAGAIN ? wait_for_memory(r->poller) : wait_for_turn(r))
 			return false;
-		if (!(r->held->flags & REQ_BARRIER) && !r->order.barrier_running) {
-			p->retry = true;
-			return false;
-		}
-	}
 	list_add_tail(&r->held->node, list);
 	r->held = NULL;
 	return true;
@@ -266,7 +292,7 @@ static int gather(struct pring *r, struct list_head *list, uint64_t now)
 		req = list_first_entry(&slots, struct request, node);
 		list_del(&req->node);
 		parse_next(r, req, now);
-		if (!admit(r, req, (unsigned)(n - i))) {
+		if (admit(r, req, (unsigned)(n - i))) {
 			r->held = req;
 			give_slots_back(r, &slots, (unsigned)(n - i - 1));
 			break;

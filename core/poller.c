@@ -14,9 +14,11 @@
  * What can go wrong: an impossible producer index stops the device (POLLER_BROKEN) and no other; a
  * malformed request is answered and counted; a request that must wait for the operator is parked.
  *
- * Stalling.  When the poller leaves requests in a ring for lack of a slot, for a barrier, for memory or
- * for max-requests, it sets stalled under the ring lock; whoever finishes a request takes that back and
- * kicks.  So there is no wake-up that can be lost, and none that nobody waits for.
+ * Stalling.  When the poller leaves requests in a ring for lack of a slot or for a barrier, it sets
+ * stalled under the ring lock; whoever finishes a request of that ring takes that back and kicks.  For
+ * what the rings share, max-requests and memory, it sets wanting and tries once more; whoever finishes a
+ * request of any ring gives back first and looks at wanting then.  So there is no wake-up that can be
+ * lost, and none that nobody waits for.
  */
 #include "poller-int.h"
 
@@ -69,6 +71,9 @@ static void check_idle(struct poller *p)
 		if (!ring_idle(&p->ring[i]))
 			return;
 	LOCK_SCOPE(&p->state_lock);
+	/* A resume and another pause have come meanwhile: what is parked must start first. */
+	if (atomic_load(&p->resuming))
+		return;
 	p->idle = true;
 	pthread_cond_broadcast(&p->idle_cond);
 }
@@ -89,12 +94,14 @@ static void restart_parked(struct poller *p)
 		r->nparked = 0;
 	}
 	list_for_each(req, &list, node) {
+		if (req->err == -ENOSPC)
+			atomic_fetch_sub(&p->full, 1);
 		req->err = 0;
 		req->flags &= ~REQ_PARK;
 		n++;
 	}
 	stats_add(p->cfg.stats->parked, -(uint64_t)n);
-	atomic_store(&p->full, false);
+	atomic_fetch_add(&p->active, n);
 	work_enqueue(p, &list);
 }
 
