@@ -9,7 +9,8 @@
  * `ringdisk list` and the store), and a driver call that never returns while disconnecting: after
  * DRAIN_MS the guest's memory is revoked, the connection is handed to a thread of its own ("rd-stuck")
  * that waits for the call and frees what hung, and the device is idle again.  The image stays open, and
- * locked, as long as the call does.
+ * locked, as long as the call does.  Flushing and closing the image at the end are such calls, too: they
+ * have a thread ("rd-close"), for which disconnecting waits as long.
  *
  * The flush latch (promise 3) is the device's: it outlives reconnects and goes with the device.
  */
@@ -39,6 +40,7 @@
 #define SECTOR   512u
 #define DRAIN_MS 8000  /* libxl waits 10 s for state 6 */
 #define PAUSE_MS 30000
+#define CLOSE_MS 60000 /* a connect waits so long for the flush of the connection before it */
 #define END_MS   5000  /* at the daemon's end, for references that others still hold */
 
 /* What all devices of one guest share. */
@@ -57,6 +59,9 @@ struct connection {
 	struct hyp_gnt *gnt;
 	struct hyp_evtchn *evtchn;
 	struct poller *poller;
+	/* device lock */
+	bool closed;    /* rd-close is done */
+	bool abandoned; /* the strand waits no more: rd-close frees */
 	unsigned nrings, pages; /* pages of each ring */
 	struct poller_ring_config ring[DEV_MAX_QUEUES];
 };
@@ -78,6 +83,8 @@ struct device {
 	struct rd_lock lock;
 	enum dev_state state;
 	struct connection *conn;
+	unsigned closing;         /* images that are still being closed, without the strand */
+	pthread_cond_t closed;
 	struct settings settings; /* changed by anyone: dev_set */
 	struct params parsed;
 	struct dev_geometry geometry;
@@ -217,6 +224,7 @@ static void free_device(struct device *dev)
 {
 	pool_client_drain(&dev->strand);
 	params_free(&dev->parsed);
+	pthread_cond_destroy(&dev->closed);
 	lock_destroy(&dev->lock);
 	lock_acquire(&tab.lock);
 	guest_put_locked(dev->guest);
@@ -367,6 +375,7 @@ static struct device *new_device(const struct dev_spec *spec)
 	snprintf(dev->name, sizeof dev->name, "%u/%s", spec->domid,
 		 vdev_text(spec->vdev, vdev, sizeof vdev));
 	lock_init(&dev->lock, RANK_DEVICE, "device");
+	cond_init_monotonic(&dev->closed);
 	pool_client_init(&dev->strand, tab.env->control, 1);
 	return dev;
 }
@@ -526,6 +535,7 @@ static struct parse_limits limits_of(const struct device *dev, const struct dev_
 /* --- connecting ------------------------------------------------------------------------------------------- */
 
 static void on_event(void *arg, int what);
+static void wait_for_closing(struct device *dev);
 
 static void unmap_rings(struct connection *c)
 {
@@ -665,12 +675,14 @@ err_free:
 
 int dev_connect(struct device *dev, const struct dev_rings *rings, struct dev_geometry *geometry)
 {
+	struct poller_view view;
 	struct connection *c;
 	char reason[512];
 	int err;
 
 	assert(rings->count && rings->count <= DEV_MAX_QUEUES && rings->order <= RING_MAX_ORDER);
 	dev_disconnect(dev);
+	wait_for_closing(dev);
 	err = build_connection(dev, rings, geometry, &c);
 	if (err) {
 		log_err(LOG_DEVICE, "cannot connect: %s", dev_error(dev, reason, sizeof reason));
@@ -678,7 +690,9 @@ int dev_connect(struct device *dev, const struct dev_rings *rings, struct dev_ge
 	}
 	lock_acquire(&dev->lock);
 	dev->conn = c;
-	dev->state = DEV_CONNECTED;
+	/* It may have happened before on_event could see the connection. */
+	poller_look(c->poller, &view);
+	dev->state = view.broken ? DEV_BROKEN : DEV_CONNECTED;
 	dev->geometry = *geometry;
 	dev->ring_order = rings->order;
 	dev->abi = rings->abi;
@@ -698,7 +712,7 @@ static void flush_at_end(struct connection *c)
 {
 	int err;
 
-	if (!img_writable(c->image) || atomic_load(&c->dev->flush_failed))
+	if (!c->image || !img_writable(c->image) || atomic_load(&c->dev->flush_failed))
 		return;
 	err = img_flush(c->image);
 	if (!err)
@@ -706,6 +720,11 @@ static void flush_at_end(struct connection *c)
 	atomic_store(&c->dev->flush_failed, true);
 	dev_set_error(c->dev, "flush at the end failed: %s", strerror(-err));
 	log_err(LOG_DEVICE, "flush at the end failed: %s", strerror(-err));
+}
+
+static unsigned drain_ms(void)
+{
+	return tab.env->drain_ms ? tab.env->drain_ms : DRAIN_MS;
 }
 
 /* "rd-stuck": until the call that hangs comes back, if it ever does. */
@@ -726,15 +745,13 @@ static int give_up(struct connection *c)
 	const struct hyp_ops *ops = tab.env->hyp->ops;
 	pthread_t thread;
 
-	log_err(LOG_DEVICE, "a driver call has not returned in %d s: the guest's memory is revoked, "
-		"and the image stays open and locked until the call returns", DRAIN_MS / 1000);
+	log_err(LOG_DEVICE, "a driver call has not returned in %u ms: the guest's memory is revoked, "
+		"and the image stays open and locked until the call returns", drain_ms());
 	dev_set_error(c->dev, "a driver call does not return; the image is still in use");
 	poller_revoke(c->poller);
-	for (unsigned i = 0; i < c->nrings; i++) {
-		ops->evtchn_unbind(c->evtchn, c->ring[i].port);
-		c->ring[i].port = -1;
+	/* The event channels stay bound: they are the poller's, which runs. */
+	for (unsigned i = 0; i < c->nrings; i++)
 		ops->gnt_revoke(c->gnt, c->ring[i].pages, c->pages);
-	}
 	if (thread_start(&thread, "rd-stuck", wait_for_stuck, c))
 		log_err(LOG_DEVICE, "no thread to wait for it: what hangs is never freed");
 	else
@@ -742,8 +759,80 @@ static int give_up(struct connection *c)
 	return -ETIMEDOUT;
 }
 
+/* "rd-close": the end of a connection whose memory the guest has back already. */
+static void *flush_and_close(void *arg)
+{
+	struct connection *c = arg;
+	struct device *dev = c->dev;
+	bool abandoned;
+
+	log_set_prefix(dev->name);
+	flush_at_end(c);
+	img_close(c->image);
+	c->image = NULL;
+	lock_acquire(&dev->lock);
+	c->closed = true;
+	abandoned = c->abandoned;
+	dev->closing -= abandoned;
+	pthread_cond_broadcast(&dev->closed);
+	lock_release(&dev->lock);
+	if (abandoned) {
+		log_warn(LOG_DEVICE, "the image is closed now");
+		connection_free(c);
+	}
+	return NULL;
+}
+
+/* False: the image was not closed in time. */
+static bool wait_closed(struct connection *c, long long deadline)
+{
+	struct device *dev = c->dev;
+
+	LOCK_SCOPE(&dev->lock);
+	while (!c->closed)
+		if (lock_wait_until(&dev->closed, &dev->lock, deadline))
+			break;
+	c->abandoned = !c->closed;
+	dev->closing += c->abandoned;
+	return c->closed;
+}
+
+/* Flush and close without waiting for ever: these are driver calls, too.  Takes c. */
+static int close_image(struct connection *c, long long deadline)
+{
+	struct device *dev = c->dev;
+	pthread_t thread;
+
+	if (thread_start(&thread, "rd-close", flush_and_close, c)) {
+		flush_at_end(c);
+		connection_free(c);
+		return 0;
+	}
+	if (wait_closed(c, deadline)) {
+		pthread_join(thread, NULL);
+		connection_free(c);
+		return 0;
+	}
+	pthread_detach(thread);
+	log_err(LOG_DEVICE, "the image is not flushed and closed yet; it stays locked until it is");
+	dev_set_error(dev, "the image is not flushed and closed yet");
+	return -ETIMEDOUT;
+}
+
+/* A guest that comes back at once (kexec, a boot loader) finds the image free again, if it ever is. */
+static void wait_for_closing(struct device *dev)
+{
+	long long deadline = monotonic_ms() + CLOSE_MS;
+
+	LOCK_SCOPE(&dev->lock);
+	while (dev->closing)
+		if (lock_wait_until(&dev->closed, &dev->lock, deadline))
+			return;
+}
+
 int dev_disconnect(struct device *dev)
 {
+	long long deadline = monotonic_ms() + drain_ms();
 	struct connection *c;
 	int err;
 
@@ -752,7 +841,7 @@ int dev_disconnect(struct device *dev)
 	lock_release(&dev->lock);
 	if (!c)
 		return 0;
-	err = poller_pause(c->poller, monotonic_ms() + DRAIN_MS);
+	err = poller_pause(c->poller, deadline);
 	lock_acquire(&dev->lock);
 	dev->conn = NULL;
 	dev->state = DEV_IDLE;
@@ -765,10 +854,10 @@ int dev_disconnect(struct device *dev)
 	c->poller = NULL;
 	unmap_rings(c);
 	c->nrings = 0;
-	flush_at_end(c);
-	connection_free(c);
-	log_info(LOG_DEVICE, "disconnected");
-	return 0;
+	err = close_image(c, deadline);
+	if (!err)
+		log_info(LOG_DEVICE, "disconnected");
+	return err;
 }
 
 /* --- pause, unpause, size ------------------------------------------------------------------------------------ */

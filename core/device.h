@@ -62,6 +62,7 @@ struct dev_env {
 	void *notify_arg;
 	size_t guest_memory;   /* bytes of buffers per guest */
 	unsigned guest_grants; /* pages mapped per guest */
+	unsigned drain_ms;     /* how long a disconnect waits for driver calls; 0: 8 s */
 };
 #define DEV_EV_BROKEN  1 /* the ring is impossible: stopped */
 #define DEV_EV_PARKED  2 /* requests wait for the operator (ENOSPC, flush failure) */
@@ -120,7 +121,8 @@ int dev_connect(struct device *dev, const struct dev_rings *rings, struct dev_ge
 
 /* [strand] Stop consuming, drain, stop the poller, unmap, close.  If a driver call does not return
  * within the limit the guest's memory is revoked and the device gives up on the call: -ETIMEDOUT;
- * what hangs is freed when it returns.  0 when there was nothing to do. */
+ * what hangs is freed when it returns.  The same if only the image cannot be flushed and closed in time:
+ * then nothing of the guest's is in use.  0 when there was nothing to do. */
 int dev_disconnect(struct device *dev);
 
 /* [strand] Stop consuming and wait until what is in flight is answered (parked requests are kept). */
