@@ -1,0 +1,197 @@
+# shellcheck shell=dash
+# lib.sh - what the dom0 side of a case may call. Sourced by dom0/main and dom0/case.
+#
+# A case makes images, starts guests on them, waits for what their consoles say, and looks at the images.
+# Every wait has an end; whatever is not as expected calls fail, which says what was expected and ends the
+# case. dom0/main collects the logs and cleans up.
+
+RIG=/rig                    # memory
+IMAGES=$RIG/images
+CONSOLES=$RIG/consoles      # guest-NAME.log, written by xenconsoled
+# shellcheck disable=SC2034 # for dom0/main
+LOGS=$RIG/logs
+STATE=$RIG/state            # ringdiskd.pid
+
+PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/lib/xen-4.17/bin
+export PATH LC_ALL=C
+
+# shellcheck disable=SC1091 # written by tests/xen/run
+. $RIG/out/job
+
+note() {
+	echo "--- $*"
+}
+
+fail() {
+	echo "FAIL: $*"
+	exit 1
+}
+
+# wait_for SECONDS WHAT COMMAND...: until the command succeeds.
+wait_for() {
+	local end what
+	end=$(($(date +%s) + $1))
+	what=$2
+	shift 2
+	until "$@" >/dev/null 2>&1; do
+		[ "$(date +%s)" -lt "$end" ] || fail "waited in vain for $what ($*)"
+		sleep 0.2
+	done
+}
+
+# --- images -----------------------------------------------------------------------------------------
+
+# image NAME SIZE: makes an image without blocks; prints its path.
+image() {
+	truncate -s "$2" "$IMAGES/$1.img" || fail "cannot make image $1"
+	echo "$IMAGES/$1.img"
+}
+
+# Allocated 512-byte blocks.
+blocks() {
+	stat -c %b "$1"
+}
+
+checksum() {
+	sha256sum <"$1"
+}
+
+# The loop device that blkback serves the image from.
+loop_of() {
+	losetup -n -O NAME -j "$1" | head -n 1
+}
+
+# disk DEV IMAGE [MODE]: xl's specification of a disk served by the backend under test. Mode is w or r.
+disk() {
+	local mode=${3:-w} loop
+	case $RIG_BACKEND in
+	blkback)
+		loop=$(loop_of "$2")
+		if [ -z "$loop" ]; then
+			loop=$(losetup --show -f "$2") || return 1
+		fi
+		echo "format=raw,vdev=$1,access=$mode,backendtype=phy,target=$loop"
+		;;
+	qdisk)
+		echo "format=raw,vdev=$1,access=$mode,backendtype=qdisk,target=$2"
+		;;
+	ringdisk)
+		echo "format=raw,vdev=$1,access=$mode,backendtype=qdisk,target=ringdisk:${RIG_DRIVER:-raw}:$2"
+		;;
+	null)
+		echo "format=raw,vdev=$1,access=$mode,backendtype=qdisk,target=ringdisk:null:$(stat -c %s "$2")"
+		;;
+	esac
+}
+
+# --- guests -----------------------------------------------------------------------------------------
+
+console() {
+	echo "$CONSOLES/guest-$1.log"
+}
+
+# guest_start NAME SETTINGS DISK...: SETTINGS is "vcpus=4 memory=768 arg=word", any of them, or empty.
+# The guest runs guest_side of the case.
+guest_start() {
+	local name=$1 vcpus=1 memory=512 arg='' d list='' s
+	for s in $2; do
+		case $s in
+		vcpus=*) vcpus=${s#*=} ;;
+		memory=*) memory=${s#*=} ;;
+		arg=*) arg=${s#*=} ;;
+		*) fail "guest_start: what is $s" ;;
+		esac
+	done
+	shift 2
+	for d in "$@"; do
+		[ -n "$d" ] || fail "guest_start: no disk"
+		list="$list'$d',"
+	done
+	: >"$(console "$name")"
+	cat >"$RIG/$name.cfg" <<-END
+		name = "$name"
+		type = "pv"
+		kernel = "$RIG/vmlinux"
+		ramdisk = "$RIG/guest.cpio"
+		memory = $memory
+		vcpus = $vcpus
+		cmdline = "rdinit=/guest/init console=hvc0 quiet cryptomgr.notests rodata=off panic=-1 rig.case=$RIG_CASE rig.arg=$arg"
+		on_poweroff = "destroy"
+		on_reboot = "restart"
+		on_crash = "destroy"
+		disk = [ $list ]
+	END
+	note "xl create $name with $list"
+	xl create "$RIG/$name.cfg" || fail "xl create $name failed"
+}
+
+guest_alive() {
+	xl domid "$1" >/dev/null 2>&1
+}
+
+# guest_says NAME WORDS: whether its console has shown a line "RIG WORDS" since it started.
+guest_says() {
+	tr -d '\r' <"$(console "$1")" | grep -q "^RIG $2\$"
+}
+
+# guest_wait NAME SECONDS WORDS: waits for such a line. A guest that failed or died ends the wait.
+guest_wait() {
+	local end name=$1 words=$3
+	end=$(($(date +%s) + $2))
+	until guest_says "$name" "$words"; do
+		if grep -q '^RIG not ok' "$(console "$name")"; then
+			fail "guest $name: $(tr -d '\r' <"$(console "$name")" | grep '^RIG not ok')"
+		fi
+		if ! guest_alive "$name"; then
+			sleep 1 # the last words may still be on their way through xenconsoled
+			guest_says "$name" "$words" && return
+			fail "guest $name is gone before it said \"$words\""
+		fi
+		[ "$(date +%s)" -lt "$end" ] || fail "guest $name did not say \"$words\" within $2 s"
+		sleep 0.2
+	done
+}
+
+# guest_go NAME: answers the "sync" of a guest.
+guest_go() {
+	echo go >"$(xenstore-read "/local/domain/$(xl domid "$1")/console/tty")" ||
+		fail "cannot write to the console of $1"
+}
+
+# guest_end NAME SECONDS: it must say that all went well, and be gone completely.
+guest_end() {
+	guest_wait "$1" "$2" "done"
+	wait_for 60 "the end of domain $1" no_domain "$1"
+}
+
+no_domain() {
+	! guest_alive "$1"
+}
+
+# --- backend ----------------------------------------------------------------------------------------
+
+# only_backend NAME: the case is about that one; others skip it.
+only_backend() {
+	[ "$RIG_BACKEND" = "$1" ] || {
+		echo "SKIP: only for $1"
+		exit 77
+	}
+}
+
+# Processes that serve domain NAME, as pids.
+backend_pid() {
+	case $RIG_BACKEND in
+	qdisk) xenstore-read "/local/domain/$(xl domid "$1")/image/device-model-pid" ;;
+	*) cat "$STATE/ringdiskd.pid" ;;
+	esac
+}
+
+# only_dom0: no other domain is left, dying ones included.
+only_dom0() {
+	[ "$(xl list | tail -n +2 | wc -l)" -eq 1 ]
+}
+
+# no_vbds: no disk is left in the store.
+no_vbds() {
+	! xenstore-ls -f /local/domain/0/backend 2>/dev/null | grep -qE '/backend/(vbd|qdisk|vbd3)/[0-9]+/[0-9]+/'
+}
