@@ -389,7 +389,7 @@ static inline bool q_try_answer(struct queue *q, struct answer *a, int ms)
 
 static inline struct answer q_answer(struct queue *q)
 {
-	struct answer a;
+	struct answer a = { 0 }; /* gcc does not know that fail_msg does not return */
 
 	if (!q_try_answer(q, &a, WAIT_MS))
 		fail_msg("no answer");
