@@ -34,6 +34,7 @@ bool img_writable(const struct image *image);
 
 int img_readv(struct image *image, const struct iovec *iov, int iovcnt, uint64_t offset);
 int img_writev(struct image *image, const struct iovec *iov, int iovcnt, uint64_t offset);
+/* 0 also where the driver has no RD_CAP_FLUSH: then there is nothing to make durable. */
 int img_flush(struct image *image);
 int img_discard(struct image *image, uint64_t offset, uint64_t length);
 int img_write_zeroes(struct image *image, uint64_t offset, uint64_t length, uint32_t flags);

@@ -215,7 +215,8 @@ struct rd_driver {
 	int (*readv)(void *handle, const struct iovec *iov, int iovcnt, uint64_t offset);
 	/* Write the whole range.  0 means that it survives the death of the daemon. */
 	int (*writev)(void *handle, const struct iovec *iov, int iovcnt, uint64_t offset);
-	/* All writes completed before the call survive power loss when it returns 0. */
+	/* All writes completed before the call survive power loss when it returns 0.  A driver
+	 * without it says that completed writes need nothing more. */
 	int (*flush)(void *handle);
 	/* A hint: the range's content is not needed any more. */
 	int (*discard)(void *handle, uint64_t offset, uint64_t length);
