@@ -991,12 +991,26 @@ static int swap_image(struct device *dev, struct connection *c, const char *stri
 	return err;
 }
 
+/* A disk whose writes wait for space is not paused, but to unpause it is what its operator was told. */
+static int pause_if_full(struct device *dev)
+{
+	struct connection *c = connection_in(dev, DEV_CONNECTED, DEV_CONNECTED);
+	struct poller_view view = {0};
+
+	if (!c || atomic_load(&dev->flush_failed))
+		return 0;
+	poller_look(c->poller, &view);
+	return view.parked ? dev_pause(dev) : 0;
+}
+
 int dev_unpause(struct device *dev, const char *params)
 {
+	int err = pause_if_full(dev);
 	struct connection *c = connection_in(dev, DEV_PAUSED, DEV_PAUSED);
 	uint64_t sectors = dev->geometry.sectors;
-	int err;
 
+	if (err)
+		return err;
 	if (!c) {
 		dev_set_error(dev, "not paused");
 		return -EINVAL;
@@ -1011,6 +1025,8 @@ int dev_unpause(struct device *dev, const char *params)
 		return err;
 	}
 	set_state(dev, DEV_CONNECTED);
+	if (!atomic_load(&dev->flush_failed))
+		dev_set_error(dev, "%s", ""); /* before it goes on, and perhaps fails again */
 	go_on(dev, c);
 	log_info(LOG_DEVICE, "going on, on %s", dev->params);
 	if (dev->geometry.sectors != sectors && tab.env->notify)

@@ -128,7 +128,8 @@ int dev_disconnect(struct device *dev);
 /* [strand] Stop consuming and wait until what is in flight is answered (parked requests are kept). */
 int dev_pause(struct device *dev);
 /* [strand] Go on, on another image if params is not NULL.  If that cannot be opened: -errno, still
- * paused on the old one, dev_error has the reason. */
+ * paused on the old one, dev_error has the reason.  Also for a disk that is not paused, but whose writes
+ * wait for space. */
 int dev_unpause(struct device *dev, const char *params);
 
 /* [strand] Look at the image's size again: 1 changed (geometry->sectors is the new one), 0, -errno. */

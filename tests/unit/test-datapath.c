@@ -417,6 +417,24 @@ static void no_space_waits_for_the_operator(void **state)
 	assert_true(is_filled(5));
 }
 
+/* What the message says: make room, then unpause. */
+static void unpause_alone_ends_the_wait_for_space(void **state)
+{
+	char text[512];
+
+	(void)state;
+	fault_disk("error,op=write,errno=ENOSPC,nth=1,count=1", "");
+	vbd_put(&vbd, BLKIF_OP_WRITE, 1, 0, gref, SEGS);
+	vbd_push(&vbd);
+	wait_event(DEV_EV_PARKED);
+	assert_non_null(strstr(dev_error(vbd.dev, text, sizeof text), "unpause"));
+	assert_int_equal(vbd_strand(&vbd, vbd_do_unpause), 0);
+	assert_int_equal(vbd_answer(&vbd).status, 0);
+	assert_string_equal(dev_error(vbd.dev, text, sizeof text), "");
+	/* One that does not wait is told so. */
+	assert_int_equal(vbd_strand(&vbd, vbd_do_unpause), -EINVAL);
+}
+
 static void no_space_is_reported_if_asked(void **state)
 {
 	(void)state;
@@ -592,6 +610,7 @@ int main(void)
 		CASE(impossible_producer_stops_the_device),
 		CASE(pause_holds_and_goes_on),
 		CASE(no_space_waits_for_the_operator),
+		CASE(unpause_alone_ends_the_wait_for_space),
 		CASE(no_space_is_reported_if_asked),
 		CASE(parked_writes_fail_at_detach),
 		CASE(failed_flush_is_held),
