@@ -299,6 +299,7 @@ static int observe(struct xb_conn *conn, struct xb_dev *xd)
 		xd->finished = false;
 	v->link = link_of(xd);
 	v->present = true;
+	xd->forgotten = false;
 	return 0;
 }
 
@@ -473,10 +474,15 @@ static void start_move(struct xb_conn *conn, struct xb_dev *xd)
 	}
 }
 
-/* The node is gone. Its entry goes too, once it has no device. */
+/*
+ * The node is gone. Its entry goes too, once it has no device. But a store that was restarted empty says
+ * nothing of guests that live: their disks are served until their nodes have been written and removed again.
+ */
 static void vanished(struct xb_conn *conn, struct xb_dev *xd)
 {
 	if (xb.amnesia && xd->up)
+		xd->forgotten = true;
+	if (xd->forgotten)
 		return;
 	xd->view.present = false;
 	xd->move = xb_next(&xd->view);

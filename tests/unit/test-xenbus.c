@@ -5,6 +5,7 @@
 #include "test.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -770,6 +771,28 @@ static void store_is_lost(void **state)
 	wait_be(f, 6);
 }
 
+static atomic_bool said_empty;
+
+/* xenstored that was restarted knows no domain: that is no reason to take disks from guests that live. */
+static void store_comes_back_empty(void **state)
+{
+	struct fixture *f = *state;
+
+	connect_disk(f);
+	said_empty = false;
+	guest_fault(f->tool, LB_FAULT_STORE, 0, 0, 0);
+	WAIT(!xenbus_connected());
+	assert_int_equal(guest_rm(f->tool, HYP_TXN_NONE, "/local/domain"), 0);
+	guest_fault(f->tool, LB_FAULT_NONE, 0, 0, 0);
+	WAIT(said_empty);
+	/* It has looked at all nodes once a new one is served. */
+	f->kind = "vbd3";
+	attach(f, "raw:/img", "w", NULL);
+	wait_be(f, 6);
+	assert_int_equal(stub_connects(), 1);
+	f->kind = "qdisk";
+}
+
 static void store_is_away_at_start_and_at_the_end(void **state)
 {
 	struct fixture *f = *state;
@@ -1014,14 +1037,14 @@ static void swallow(void *opaque, enum log_level level, enum log_subsys subsys, 
 	(void)opaque;
 	(void)level;
 	(void)subsys;
-	(void)line;
+	if (strstr(line, "the store is empty"))
+		said_empty = true;
 }
 
 static int quiet(void **state)
 {
 	(void)state;
-	if (!getenv("RD_TEST_LOG"))
-		log_to_callback(swallow, NULL);
+	log_to_callback(swallow, NULL);
 	return 0;
 }
 
@@ -1056,6 +1079,7 @@ int main(void)
 		CASE(nodes_of_an_earlier_daemon, setup_stopped),
 		CASE(stop_closes_everything, setup),
 		CASE(store_is_lost, setup),
+		CASE(store_comes_back_empty, setup),
 		CASE(store_is_away_at_start_and_at_the_end, setup_stopped),
 		CASE(driver_domain_removes_the_node, setup_driver_domain),
 		CASE(attach_by_hand, setup_stopped),
