@@ -17,6 +17,7 @@
 #include "log.h"
 #include "pool.h"
 #include "stub-device.h"
+#include "xenbus-store.h"
 #include "xenbus.h"
 
 #define DOM  5u
@@ -453,7 +454,11 @@ static void image_cannot_be_opened(void **state)
 	probes = stub_probes();
 	/* It is not tried for ever: what makes us look again changes nothing... */
 	put(f, be(f, "bootable"), "1");
-	put(f, be(f, "bootable"), "0");
+	f->kind = "vbd3"; /* refused, and by then the first has been looked at */
+	attach(f, "raw:/img", "w", NULL);
+	wait_be(f, 6);
+	f->kind = "qdisk";
+	assert_int_equal(stub_probes(), probes);
 	/* ...until other params are asked for. */
 	stub_fail(0, 0, 0, "");
 	put(f, be(f, "params"), "raw:/other");
@@ -811,6 +816,29 @@ static void store_is_away_at_start_and_at_the_end(void **state)
 	guest_fault(f->tool, LB_FAULT_NONE, 0, 0, 0);
 }
 
+/* A state is written only where the node is, and is what it was thought to be. */
+static void writes_are_guarded(void **state)
+{
+	struct fixture *f = *state;
+	struct xb_conn *conn;
+
+	WAIT(xenbus_connected());
+	conn = xb_conn_get();
+	f->kind = "other"; /* which nobody serves */
+	assert_int_equal(xb_change_state(conn, be(f, ""), XB_INITIALISING, XB_CLOSED, NULL, NULL),
+			 -ENOENT);
+	assert_false(exists(f, be(f, "")));
+	attach(f, "raw:/img", "w", NULL);
+	assert_int_equal(xb_change_state(conn, be(f, ""), XB_INITWAIT, XB_CONNECTED, NULL, NULL),
+			 -ESTALE);
+	is(f, be(f, "state"), "1");
+	assert_int_equal(xb_change_state(conn, be(f, ""), XB_INITIALISING, XB_CLOSED, NULL, NULL),
+			 0);
+	is(f, be(f, "state"), "6");
+	f->kind = "qdisk";
+	xb_conn_put(conn);
+}
+
 static void driver_domain_removes_the_node(void **state)
 {
 	struct fixture *f = *state;
@@ -1081,6 +1109,7 @@ int main(void)
 		CASE(store_is_lost, setup),
 		CASE(store_comes_back_empty, setup),
 		CASE(store_is_away_at_start_and_at_the_end, setup_stopped),
+		CASE(writes_are_guarded, setup),
 		CASE(driver_domain_removes_the_node, setup_driver_domain),
 		CASE(attach_by_hand, setup_stopped),
 		CASE(detach_with_force, setup),
