@@ -622,6 +622,16 @@ static void run_one_timed(struct exec *x, struct request *req, uint64_t *now)
 	}
 }
 
+/* Blocking: run_one; true: it slept, and whoever stands behind it should not wait for more of that. */
+static bool run_one_slowly(struct exec *x, struct request *req, uint64_t *now)
+{
+	uint64_t before = *now;
+
+	run_one(x, req, false);
+	*now = now_ns();
+	return *now - before > EXEC_SLOW_NS;
+}
+
 void exec_batch(struct exec *x, struct list_head *list, bool inline_, struct list_head *done,
 		uint64_t *now)
 {
@@ -641,10 +651,12 @@ void exec_batch(struct exec *x, struct list_head *list, bool inline_, struct lis
 				req->err = 0;
 				continue;
 			}
-		} else {
-			run_one(x, req, false);
+			list_move_tail(&req->node, &ran);
+			continue;
 		}
 		list_move_tail(&req->node, &ran);
+		if (run_one_slowly(x, req, now))
+			break;
 	}
 	if (!inline_ && atomic_load(&x->sync))
 		sync_writes(x, &ran);

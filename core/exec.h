@@ -63,8 +63,9 @@ int exec_fetch_segments(struct exec *x, struct grant_cache *cache, struct reques
 
 /*
  * Execute all of list, in order.  Inline: only what can be done at once; what cannot stays in list.
- * Blocking: everything; list is empty afterwards.  Done ones, with err set, are appended to done.
- * *now is the time at the call, and inline also the time at the return.
+ * Blocking: everything, up to the first call that took longer than EXEC_SLOW_NS; what stands behind it
+ * stays in list, for other workers.  Done ones, with err set, are appended to done.
+ * *now is the time at the call, and afterwards about the time at the return.
  */
 void exec_batch(struct exec *x, struct list_head *list, bool inline_, struct list_head *done,
 		uint64_t *now);

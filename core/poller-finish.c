@@ -303,6 +303,25 @@ static void job_again(struct poller *p, struct io_job *job, bool alone)
 		pool_submit(&p->client, &job->job);
 }
 
+/* A call slept: what stood behind it in the batch goes back, first in the queue, to more workers. */
+static void give_rest_back(struct poller *p, struct list_head *rest)
+{
+	struct io_job *start[JOBS];
+	struct request *req;
+	unsigned nstart, n = 0;
+
+	list_for_each(req, rest, node)
+		n++;
+	atomic_store_explicit(&p->slow, true, memory_order_relaxed);
+	lock_acquire(&p->todo_lock);
+	list_splice_tail(&p->todo, rest);
+	list_splice_tail(rest, &p->todo);
+	p->ntodo += n;
+	nstart = start_locked(p, start);
+	lock_release(&p->todo_lock);
+	submit(p, start, nstart);
+}
+
 /* On a worker. */
 static void run_job(struct pool_job *pool_job)
 {
@@ -318,10 +337,11 @@ static void run_job(struct pool_job *pool_job)
 	n = take_batch(p, &batch, &alone);
 	if (n) {
 		log_set_prefix(p->cfg.name);
-		start = now_ns();
-		exec_batch(&p->exec, &batch, false, &done, &start);
-		end = now_ns();
-		if (!alone)
+		start = end = now_ns();
+		exec_batch(&p->exec, &batch, false, &done, &end);
+		if (!list_empty(&batch))
+			give_rest_back(p, &batch);
+		else if (!alone)
 			learn(p, end - start, n);
 		finish(p, &done, end, false);
 		log_set_prefix(NULL);
