@@ -217,6 +217,8 @@ bool ring_push(struct ring *ring)
 	struct sring *s = shared(ring);
 	uint32_t old = ring->rsp_pushed, new = ring->rsp_prod, event;
 
+	if (new == old) /* a ring at its end may be the guest's for something else already */
+		return false;
 	ring->rsp_pushed = new;
 	tsan_release(ring->sring);
 	/* The frontend sets rsp_event and then looks at rsp_prod; we do it the other way round. */
