@@ -232,6 +232,8 @@ static inline void q_init(struct queue *q, unsigned order, enum ring_abi abi, ui
 static inline int disk_connect_at(struct disk *d, unsigned order, unsigned queues, bool persistent,
 				  enum ring_abi abi, uint32_t start)
 {
+	/* Its memory is used anew. */
+	strand(d, do_disconnect);
 	for (unsigned i = 0; i < queues; i++) {
 		struct queue *q = &d->q[i];
 
