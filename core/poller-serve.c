@@ -22,6 +22,7 @@
 #define LOOK_NS     20000u /* adaptive polling looks for so long */
 #define LOOK_EVERY  32u    /* how often it is tried while it does not pay, doubling up to... */
 #define LOOK_MAX    4096u
+#define AIO_PART    (256u << 10) /* bytes of completed requests to copy before they are answered */
 
 /* --- executing what was parsed --------------------------------------------------------------- */
 
@@ -55,15 +56,23 @@ static void aio_submit_list(struct poller *p, struct list_head *list, struct lis
 	}
 }
 
+static void aio_answer(struct poller *p, struct list_head *done)
+{
+	exec_finish_reads(&p->exec, done);
+	finish(p, done, now_ns(), true);
+}
+
 void serve_aio(struct poller *p)
 {
 	struct io_aio_done ev[EXEC_BATCH];
 	struct list_head done, again;
+	uint64_t bytes;
 	unsigned n;
 
 	list_init(&again);
 	do {
 		list_init(&done);
+		bytes = 0;
 		n = io_aio_reap(p->aio, ev, EXEC_BATCH);
 		for (unsigned i = 0; i < n; i++) {
 			struct request *req = ev[i].tag;
@@ -77,10 +86,14 @@ void serve_aio(struct poller *p)
 				list_add_tail(&req->node, &again);
 			} else {
 				list_add_tail(&req->node, &done);
+				bytes += req->length;
+			}
+			if (bytes >= AIO_PART) {
+				aio_answer(p, &done);
+				bytes = 0;
 			}
 		}
-		exec_finish_reads(&p->exec, &done);
-		finish(p, &done, now_ns(), true);
+		aio_answer(p, &done);
 	} while (n == EXEC_BATCH);
 	work_enqueue(p, &again);
 }
