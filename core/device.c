@@ -77,6 +77,7 @@ struct device {
 	struct guest *guest;
 	struct pool_client strand;
 	struct stats stats;
+	struct log_limit life; /* a guest can connect and close as often as it likes */
 	_Atomic bool flush_failed;
 	_Atomic bool looking; /* a size check is queued */
 	/* device lock; what the strand alone changes it may read without */
@@ -375,6 +376,7 @@ static struct device *new_device(const struct dev_spec *spec)
 	snprintf(dev->name, sizeof dev->name, "%u/%s", spec->domid,
 		 vdev_text(spec->vdev, vdev, sizeof vdev));
 	lock_init(&dev->lock, RANK_DEVICE, "device");
+	log_limit_init(&dev->life, 20, 60000);
 	cond_init_monotonic(&dev->closed);
 	pool_client_init(&dev->strand, tab.env->control, 1);
 	return dev;
@@ -685,7 +687,8 @@ int dev_connect(struct device *dev, const struct dev_rings *rings, struct dev_ge
 	wait_for_closing(dev);
 	err = build_connection(dev, rings, geometry, &c);
 	if (err) {
-		log_err(LOG_DEVICE, "cannot connect: %s", dev_error(dev, reason, sizeof reason));
+		log_limited(&dev->life, LOG_LVL_ERR, LOG_DEVICE, "cannot connect: %s",
+			    dev_error(dev, reason, sizeof reason));
 		return err;
 	}
 	lock_acquire(&dev->lock);
@@ -698,7 +701,7 @@ int dev_connect(struct device *dev, const struct dev_rings *rings, struct dev_ge
 	dev->abi = rings->abi;
 	dev->persistent = rings->persistent && geometry->persistent;
 	lock_release(&dev->lock);
-	log_info(LOG_DEVICE, "connected: %s, %s, %llu sectors, %u ring(s) of %u page(s)%s",
+	log_limited(&dev->life, LOG_LVL_INFO, LOG_DEVICE, "connected: %s, %s, %llu sectors, %u ring(s) of %u page(s)%s",
 		 dev->params, dev->writable ? "read-write" : "read-only",
 		 (unsigned long long)geometry->sectors, rings->count, 1u << rings->order,
 		 dev->persistent ? ", persistent grants" : "");
@@ -856,7 +859,7 @@ int dev_disconnect(struct device *dev)
 	c->nrings = 0;
 	err = close_image(c, deadline);
 	if (!err)
-		log_info(LOG_DEVICE, "disconnected");
+		log_limited(&dev->life, LOG_LVL_INFO, LOG_DEVICE, "disconnected");
 	return err;
 }
 

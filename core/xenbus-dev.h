@@ -37,7 +37,8 @@ struct xb_dev {
 	enum xb_state failed_fe; /* the frontend's state then */
 	char *failed_params;     /* and what was asked for, NULL: unreadable */
 	bool finished;           /* removed and Closed: nothing is left to do */
-	bool forgotten; /* the store lost the node, nobody removed it */
+	unsigned locked_tries;   /* connects that found the image locked, one after the other */
+	bool forgotten;          /* the store lost the node, nobody removed it */
 	bool orphan_told, refused_told;
 	bool by_hand;
 	bool seen_alive; /* the domain was introduced, over this connection */

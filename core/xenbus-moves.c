@@ -21,7 +21,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define RETRY_LOCKED_MS 500u
+#define RETRY_LOCKED_MS 500u /* doubled every eighth time, */
+#define RETRY_LOCKED_UP 4u   /* so often at most */
 
 #define VDISK_CDROM     1u /* xen/io/blkif.h */
 #define VDISK_REMOVABLE 2u
@@ -335,7 +336,7 @@ static int connect_failed(struct xb_conn *conn, struct xb_dev *xd, int err)
 
 	report_device_error(conn, xd, err, text, sizeof(text));
 	if (worth_waiting(err) && xd->view.be == XB_INITWAIT) {
-		xb_retry_in(xd, RETRY_LOCKED_MS);
+		xb_retry_in(xd, RETRY_LOCKED_MS << MIN(xd->locked_tries++ / 8, RETRY_LOCKED_UP));
 		return -EINPROGRESS;
 	}
 	return refuse(conn, xd);
@@ -367,13 +368,11 @@ static int connect_frontend(struct xb_conn *conn, struct xb_dev *xd)
 		return connect_failed(conn, xd, err);
 	xd->up = true;
 	xd->fe_was_connected = false;
+	xd->locked_tries = 0;
 	err = publish_geometry(conn, xd, &geometry);
 	if (err)
 		return geometry_failed(conn, xd, err);
 	xb_error_clear(conn, &xd->node);
-	log_info(LOG_XENBUS, "connected: %u ring%s of %u page%s", xd->rings.count,
-		 xd->rings.count == 1 ? "" : "s", 1u << xd->rings.order,
-		 xd->rings.order ? "s" : "");
 	return 0;
 }
 
