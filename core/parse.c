@@ -45,15 +45,16 @@ static const struct op *lookup(uint8_t op)
 	return op < sizeof ops / sizeof ops[0] && ops[op].known ? &ops[op] : NULL;
 }
 
-static bool offered(uint8_t op, const struct parse_limits *limits)
+static bool offered(const struct ring_request *wire, const struct parse_limits *limits)
 {
-	switch (op) {
+	switch (wire->op) {
 	case BLKIF_OP_WRITE_BARRIER:
 		return limits->barrier;
 	case BLKIF_OP_FLUSH_DISKCACHE:
 		return limits->flush;
 	case BLKIF_OP_DISCARD:
-		return limits->discard;
+		/* Secure discard is not offered; plain discard instead would be a lie. */
+		return limits->discard && !(wire->discard_flags & BLKIF_DISCARD_SECURE);
 	default:
 		return true;
 	}
@@ -90,9 +91,6 @@ int parse_segments(const struct parse_limits *limits, struct request *req)
 static int parse_discard(const struct ring_request *wire, const struct parse_limits *limits,
 			 struct request *req)
 {
-	/* Secure discard is not offered; plain discard instead would be a lie. */
-	if (wire->discard_flags & BLKIF_DISCARD_SECURE)
-		return -EOPNOTSUPP;
 	if (to_bytes(wire->discard_sectors, &req->length) || !req->length)
 		return -ERANGE;
 	return check_range(limits, req);
@@ -140,7 +138,7 @@ int parse_request(const struct ring_request *wire, const struct parse_limits *li
 		return -EOPNOTSUPP;
 	if (indirect && wire->inner_op != BLKIF_OP_READ && wire->inner_op != BLKIF_OP_WRITE)
 		return -EINVAL;
-	if (!op || !offered(wire->op, limits))
+	if (!op || !offered(wire, limits))
 		return -EOPNOTSUPP;
 	if (op->writes && !limits->writable && !(op->empty && !wire->nr_segments))
 		return -EROFS;
