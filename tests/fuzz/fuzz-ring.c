@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/bytes.h"
+#include "judge.h"
 #include "parse.h"
 #include "request.h"
 #include "ring.h"
@@ -66,6 +67,8 @@ static void one_request(struct ring *ring, const struct parse_limits *limits)
 	}
 	if (!ret)
 		check_accepted(&req, limits);
+	ring_indirect_segments(indirect_page, REQ_MAX_SEGS, segs);
+	MUST(verdict_of(ret) == judge(&wire, limits, segs));
 	ring_respond(ring, req.id, req.op, req_status(ret));
 }
 

@@ -12,68 +12,10 @@
 
 #include <xen/io/blkif.h>
 
+#include "../fuzz/judge.h"
 #include "parse.h"
 
 #define SECTORS 2048u
-
-enum verdict { OK, UNKNOWN, BAD };
-
-static enum verdict verdict_of(int err)
-{
-	return !err ? OK : err == -EOPNOTSUPP ? UNKNOWN : BAD;
-}
-
-/* Sectors [sector, sector + count) in a disk of SECTORS, in units of the advertised size. */
-static enum verdict judge_range(uint64_t sector, unsigned __int128 count, const struct parse_limits *l)
-{
-	unsigned per = l->sector_size / 512;
-
-	if (sector % per || count % per)
-		return BAD;
-	return (unsigned __int128)sector + count <= SECTORS ? OK : BAD;
-}
-
-static enum verdict judge_segments(const struct ring_seg *seg, unsigned n, uint64_t sector,
-				   const struct parse_limits *l)
-{
-	unsigned count = 0;
-
-	while (n--) {
-		if (seg[n].last_sect > 7 || seg[n].first_sect > seg[n].last_sect)
-			return BAD;
-		count += 1u + seg[n].last_sect - seg[n].first_sect;
-	}
-	return judge_range(sector, count, l);
-}
-
-static enum verdict judge(const struct ring_request *w, const struct parse_limits *l,
-			  const struct ring_seg *indirect)
-{
-	bool ro = !l->writable;
-
-	if (w->op == 6) {
-		if (!l->max_indirect)
-			return UNKNOWN;
-		if (w->inner_op > 1 || (w->inner_op == 1 && ro) || w->nr_segments == 0 ||
-		    w->nr_segments > l->max_indirect)
-			return BAD;
-		return judge_segments(indirect, w->nr_segments, w->sector, l);
-	}
-	if (w->op == 5) {
-		if (!l->discard || w->discard_flags & 1)
-			return UNKNOWN;
-		if (ro)
-			return BAD;
-		return w->discard_sectors ? judge_range(w->sector, w->discard_sectors, l) : BAD;
-	}
-	if (w->op > 3 || (w->op == 2 && !l->barrier) || (w->op == 3 && !l->flush))
-		return UNKNOWN;
-	if (w->nr_segments == 0)
-		return w->op >= 2 ? OK : BAD;
-	if ((w->op != 0 && ro) || w->nr_segments > 11)
-		return BAD;
-	return judge_segments(w->seg, w->nr_segments, w->sector, l);
-}
 
 static uint64_t rnd(uint64_t *x)
 {
