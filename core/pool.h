@@ -3,8 +3,9 @@
  *
  * Clients (devices) queue jobs; workers take them round-robin over clients, so that a deep queue of
  * one cannot starve another.  A client never has more than its limit of jobs running (1 = a strand:
- * jobs one after the other, in order).  When every worker is inside a job and jobs wait, the pool
- * grows, up to its bound; a thread that idles for a while beyond the minimum leaves.
+ * jobs one after the other, in order).  When every worker is inside a job, jobs wait, and some
+ * workers have been in the same job for some milliseconds, the pool grows, up to its bound; a thread that
+ * idles for a while beyond the minimum leaves.
  *
  * The daemon has two: "w" does I/O, "c" does control work (open, connect, close, pause).
  * Lock: pool->lock, RANK_POOL, O(1) under it; never held while a job runs.
@@ -44,7 +45,8 @@ void pool_client_set_limit(struct pool_client *client, unsigned limit);
 /* Any thread.  Never fails. */
 void pool_submit(struct pool_client *client, struct pool_job *job);
 /* Until nothing of the client is queued or running, the return from run() included: after this no
- * worker touches the client.  Not from a job of the same client. */
+ * worker touches the client.  Not from a job of the same client; nor may such a job free the client,
+ * which its worker looks at once more when run() has returned. */
 void pool_client_drain(struct pool_client *client);
 
 struct pool_stats {
