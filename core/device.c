@@ -16,6 +16,7 @@
  */
 #include "device.h"
 
+#include "base/clock.h"
 #include "base/list.h"
 #include "bufs.h"
 #include "drivers.h"
@@ -122,6 +123,7 @@ const char *dev_state_text(enum dev_state state)
 
 int devtab_init(const struct dev_env *env)
 {
+	clock_calibrate();
 	tab.env_copy = *env;
 	tab.env = &tab.env_copy;
 	lock_init(&tab.lock, RANK_DEVTAB, "device table");

@@ -611,7 +611,7 @@ static void run_one_timed(struct exec *x, struct request *req, uint64_t *now)
 
 	run_one(x, req, true);
 	*now = now_ns();
-	if (*now - before <= EXEC_SLOW_NS) {
+	if (since_ns(before, *now) <= EXEC_SLOW_NS) {
 		x->slow_score -= x->slow_score != 0;
 		return;
 	}

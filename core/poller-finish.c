@@ -103,7 +103,7 @@ void finish_notify(struct pring *r)
 
 static void count_done(struct poller *p, struct request *req, uint64_t now)
 {
-	stats_done(p->cfg.stats, stat_of(req), req->length, now - req->start_ns, req->err);
+	stats_done(p->cfg.stats, stat_of(req), req->length, since_ns(req->start_ns, now), req->err);
 	if (req->flags & REQ_BARRIER)
 		stats_add(p->cfg.stats->barriers, 1);
 }
@@ -342,7 +342,7 @@ static void run_job(struct pool_job *pool_job)
 		if (!list_empty(&batch))
 			give_rest_back(p, &batch);
 		else if (!alone)
-			learn(p, end - start, n);
+			learn(p, since_ns(start, end), n);
 		finish(p, &done, end, false);
 		log_set_prefix(NULL);
 	}
