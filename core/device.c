@@ -78,7 +78,8 @@ struct device {
 	struct guest *guest;
 	struct pool_client strand;
 	struct stats stats;
-	struct log_limit life; /* a guest can connect and close as often as it likes */
+	/* A guest can connect and close as often as it likes. */
+	struct log_limit life, opens;
 	_Atomic bool flush_failed;
 	_Atomic bool looking; /* a size check is queued */
 	/* device lock; what the strand alone changes it may read without */
@@ -379,6 +380,7 @@ static struct device *new_device(const struct dev_spec *spec)
 		 vdev_text(spec->vdev, vdev, sizeof vdev));
 	lock_init(&dev->lock, RANK_DEVICE, "device");
 	log_limit_init(&dev->life, 20, 60000);
+	log_limit_init(&dev->opens, 20, 60000);
 	cond_init_monotonic(&dev->closed);
 	pool_client_init(&dev->strand, tab.env->control, 1);
 	return dev;
@@ -479,12 +481,16 @@ static int open_image(struct device *dev, const struct params *params,
 		      const struct settings *settings, uint32_t more, struct image **image)
 {
 	char reason[400] = "";
+	uint64_t dropped;
 	int err;
 
 	if (!params->driver)
 		return -EINVAL; /* dev->error has had the reason since the string was parsed */
+	/* What drivers and files say of a failure is limited with it. */
+	log_mute(!log_limit_pass(&dev->opens, &dropped));
 	err = img_open(dev->name, params, open_flags(dev, settings) | more, image, reason,
 		       sizeof reason);
+	log_mute(false);
 	dev_set_error(dev, "%s", err ? reason : "");
 	return err;
 }
@@ -1088,6 +1094,9 @@ static void on_event(void *arg, int what)
 	case POLLER_BROKEN:
 		set_state(dev, DEV_BROKEN);
 		dev_set_error(dev, "the frontend's ring is impossible: stopped");
+		log_limited(&dev->life, LOG_LVL_ERR, LOG_DEVICE,
+			    "a ring's producer index is impossible: the disk is stopped until the "
+			    "frontend connects anew");
 		event = DEV_EV_BROKEN;
 		break;
 	case POLLER_PARKED:

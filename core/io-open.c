@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
@@ -34,6 +35,24 @@
 #define OPEN_FLAGS                                                                                 \
 	(RD_OPEN_WRITE | RD_OPEN_DIRECT | RD_OPEN_PROBE | RD_OPEN_ZERO_EOF | RD_OPEN_UNSAFE)
 
+/*
+ * One buffer is the common case, and the kernel does it cheaper without a vector to import. Raw system
+ * calls: libc's are cancellation points, which no thread of ours needs and every call pays for.
+ */
+static ssize_t call_preadv(int fd, const struct iovec *iov, int iovcnt, off_t offset)
+{
+	if (iovcnt == 1)
+		return syscall(SYS_pread64, fd, iov->iov_base, iov->iov_len, offset);
+	return preadv(fd, iov, iovcnt, offset);
+}
+
+static ssize_t call_pwritev(int fd, const struct iovec *iov, int iovcnt, off_t offset)
+{
+	if (iovcnt == 1)
+		return syscall(SYS_pwrite64, fd, iov->iov_base, iov->iov_len, offset);
+	return pwritev(fd, iov, iovcnt, offset);
+}
+
 struct io_syscalls io_sys = {
 	.open = open,
 	.close = close,
@@ -43,8 +62,8 @@ struct io_syscalls io_sys = {
 	.fstatfs = fstatfs,
 	.fcntl = fcntl,
 	.ioctl = ioctl,
-	.preadv = preadv,
-	.pwritev = pwritev,
+	.preadv = call_preadv,
+	.pwritev = call_pwritev,
 	.preadv2 = preadv2,
 	.pwritev2 = pwritev2,
 	.fdatasync = fdatasync,

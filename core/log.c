@@ -201,6 +201,13 @@ static void write_stderr(enum log_level level, char *line, size_t len)
 		return; /* nobody left to tell */
 }
 
+static _Thread_local bool muted;
+
+void log_mute(bool mute)
+{
+	muted = mute;
+}
+
 void log_line(enum log_subsys subsys, enum log_level level, const char *fmt, ...)
 {
 	int saved = errno;
@@ -208,6 +215,8 @@ void log_line(enum log_subsys subsys, enum log_level level, const char *fmt, ...
 	va_list ap;
 	size_t len;
 
+	if (muted)
+		return;
 	va_start(ap, fmt);
 	errno = saved; /* for %m */
 	len = format_line(line, sizeof(line), level, fmt, ap);

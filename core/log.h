@@ -74,6 +74,10 @@ const char *log_prefix(void);
 void log_set_thread_name(const char *name);
 const char *log_thread_name(void);
 
+/* Nothing is logged by this thread while muted: for work that a guest can make us repeat, whose own messages
+ * cannot know how often. */
+void log_mute(bool mute);
+
 extern _Atomic unsigned char log_levels_[LOG_SUBSYS_COUNT];
 
 static inline bool log_enabled(enum log_subsys subsys, enum log_level level)

@@ -130,11 +130,8 @@ static void stop_broken(struct pring *r)
 {
 	struct poller *p = r->poller;
 
-	if (atomic_exchange(&p->broken, true))
-		return;
-	log_err(LOG_POLLER, "ring %u: the frontend's producer index is impossible: device stopped",
-		r->index);
-	p->cfg.event(p->cfg.arg, POLLER_BROKEN);
+	if (!atomic_exchange(&p->broken, true))
+		p->cfg.event(p->cfg.arg, POLLER_BROKEN);
 }
 
 /* How many more requests max-requests lets start; 0: whoever finishes one will kick. */
