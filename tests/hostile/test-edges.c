@@ -109,7 +109,7 @@ static void late_write_is_what_it_was_to_be(const char *settings, bool persisten
 	mem_assert_unused(&mem, guest);
 	memset(mem.data, 0x33, SEGS * 4096);
 	touch(in_dir("release"));
-	wait_until(strstr(disk_log, "has returned"));
+	wait_until(disk_logged("has returned"));
 	assert_on_disk(0, 0x22, 0x22);
 	assert_on_disk(800, 0x11, 0x22);
 	assert_false(q_answered(&disk.q[0]));

@@ -242,7 +242,7 @@ static void hang_and_close(const char *settings, bool persistent, uint8_t op)
 	f = fopen(release, "w");
 	assert_non_null(f);
 	fclose(f);
-	wait_until(strstr(disk_log, "has returned"));
+	wait_until(disk_logged("has returned"));
 }
 
 static void hang_persistent(void **state)
