@@ -28,6 +28,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -62,6 +63,7 @@ struct pool {
 	struct worker *workers; /* max of them */
 	pthread_t keeper;
 
+	_Atomic unsigned signalling; /* threads between the lock's release and their signal; raised under it */
 	struct rd_lock lock; /* RANK_POOL; protects the rest */
 	struct list_head ready; /* of pool_client.ready */
 	struct list_head idle;  /* of worker.idle, most recent first */
@@ -111,6 +113,15 @@ static void signal_chosen(pthread_cond_t *cond)
 		pthread_cond_signal(cond);
 }
 
+/* For who is no worker: the job may end, and the pool with it, before the signal is given. */
+static void release_and_signal(struct pool *pool, pthread_cond_t *cond)
+{
+	atomic_fetch_add(&pool->signalling, 1);
+	lock_release(&pool->lock);
+	signal_chosen(cond);
+	atomic_fetch_sub(&pool->signalling, 1);
+}
+
 /* ---- clients ------------------------------------------------------------------------------------ */
 
 static void client_update_ready_locked(struct pool_client *client)
@@ -139,8 +150,7 @@ void pool_client_set_limit(struct pool_client *client, unsigned limit)
 	client->limit = limit;
 	client_update_ready_locked(client);
 	wake = choose_wake_locked(pool);
-	lock_release(&pool->lock);
-	signal_chosen(wake);
+	release_and_signal(pool, wake);
 }
 
 void pool_submit(struct pool_client *client, struct pool_job *job)
@@ -154,9 +164,8 @@ void pool_submit(struct pool_client *client, struct pool_job *job)
 	pool->queued++;
 	client_update_ready_locked(client);
 	wake = choose_wake_locked(pool);
-	lock_release(&pool->lock);
-	/* The job may be done and the client gone by now. */
-	signal_chosen(wake);
+	/* From here on the job may be done and the client gone. */
+	release_and_signal(pool, wake);
 }
 
 void pool_client_drain(struct pool_client *client)
@@ -506,6 +515,8 @@ void pool_destroy(struct pool *pool)
 	lock_release(&pool->lock);
 	pthread_join(pool->keeper, NULL);
 	assert(!pool->queued && !pool->busy);
+	while (atomic_load(&pool->signalling))
+		sched_yield();
 	pool_free(pool);
 }
 
