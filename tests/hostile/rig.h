@@ -22,20 +22,21 @@
 #include "../unit/disk.h"
 #include "device.h"
 #include "drivers.h"
+#include "base/tsan.h"
 #include "guest.h"
 #include "lock.h"
 
 #define WAIT_MS 20000
 #define SEGS    11u
 
-#ifdef __SANITIZE_THREAD__
+#ifdef RD_TSAN
 #define RIG_DRAIN_MS 5000
 /* These guests use a page for several requests at once: what they get then is their own affair. */
 const char *__tsan_default_suppressions(void);
 const char *__tsan_default_suppressions(void)
 {
-	return "race:copy_segment\nrace:copy_pages\nrace:hyp_replace_pages\nrace:core/io.c\n"
-	       "race:zero_iov\n";
+	return "race:copy_segment\nrace:copy_pages\nrace:hyp_replace_pages\nrace:call_preadv\nrace:call_pwritev\n"
+	       "race:zero_iov\nrace:flip\n";
 }
 #else
 #define RIG_DRAIN_MS 1500 /* no test waits for the 8 s of the daemon */

@@ -378,7 +378,7 @@ static void idle_disks(void **state)
 		assert_int_equal(q_do(&d->q[0], BLKIF_OP_READ, 0, (uint32_t[]){ d->q[0].gref[15] }, 1), 0);
 	}
 	after = rss_kib();
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#ifndef RD_SANITIZED
 	if ((after - before) / (long)(IDLE_GUESTS * IDLE_DISKS) > 1024)
 		fail_msg("%ld KiB for each idle disk", (after - before) / (long)(IDLE_GUESTS * IDLE_DISKS));
 #else
