@@ -5,7 +5,11 @@
 # Its temporary directory is ours, to see that it is empty afterwards.
 mkdir "$tmp/t"
 export TMPDIR=$tmp/t
-[ ${#TMPDIR} -le 60 ] || export TMPDIR=$tmp
+# A socket's path has 107 bytes at most: in a deep build tree the directory is elsewhere.
+if [ ${#TMPDIR} -gt 60 ]; then
+	TMPDIR=$(mktemp -d /tmp/ringdisk-test.XXXXXX) || fail "no temporary directory"
+	cleanup rm -rf "$TMPDIR"
+fi
 
 truncate -s 64M "$tmp/a.img"
 "$bench" --strict --no-progress -c 2000 -b 4k -q 16 \
