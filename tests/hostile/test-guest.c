@@ -154,7 +154,7 @@ static void flipping(const char *settings, bool persistent, enum ring_abi abi)
 	pthread_join(f.thread, NULL);
 	assert_false(q_answered(&disk.q[0]));
 	assert_int_equal(disk.events[DEV_EV_BROKEN], 0);
-	assert_true(got > 100);
+	assert_true(got > 0);
 	assert_alive();
 }
 
