@@ -512,8 +512,8 @@ int guest_wait(struct guest *guest, uint32_t vcpu, int timeout_ms, uint32_t *por
 
 	if (max > 16)
 		max = 16;
-	n = epoll_wait(guest->vcpu_fd[vcpu], ev, max, timeout_ms);
-	for (int i = 0; i < n; i++)
+	n = epoll_wait(guest->vcpu_fd[vcpu], ev, max < 1 ? 1 : max, timeout_ms);
+	for (int i = 0; i < n && i < max; i++)
 		ports[i] = ev[i].data.u32;
 	return n < 0 ? (errno == EINTR ? 0 : -errno) : n;
 }

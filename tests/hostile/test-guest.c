@@ -139,6 +139,8 @@ static void flipping(const char *settings, bool persistent, enum ring_abi abi)
 		for (; sent - got < disk.q[0].size; sent++)
 			put_random(&disk.q[0], &x);
 		q_push(&disk.q[0]);
+		/* A flipped reference may name the ring itself, and a read overwrite req_event. */
+		q_kick(&disk.q[0]);
 		do {
 			if (!q_try_answer(&disk.q[0], &a, WAIT_MS))
 				fail_msg("%llu of %llu answered", (unsigned long long)got,
