@@ -247,6 +247,19 @@ static inline void q_init(struct queue *q, unsigned order, enum ring_abi abi, ui
 	q->req_prod = q->rsp_cons = start;
 }
 
+/* Gives a queue its pages, their grants and its port, once. */
+static inline void q_open(struct disk *d, struct queue *q)
+{
+	if (q->pages)
+		return;
+	q->guest = d->guest;
+	q->pages = guest_pages(d->guest, 1u << RING_MAX_ORDER);
+	assert_non_null(q->pages);
+	for (unsigned p = 0; p < 1u << RING_MAX_ORDER; p++)
+		q->gref[p] = guest_grant(d->guest, q->pages + p * 4096, false);
+	assert_int_equal(guest_port_open(d->guest, 0, q->gref[0] % 60, &q->port), 0);
+}
+
 static inline int disk_connect_at(struct disk *d, unsigned order, unsigned queues, bool persistent,
 				  enum ring_abi abi, uint32_t start)
 {
@@ -255,14 +268,7 @@ static inline int disk_connect_at(struct disk *d, unsigned order, unsigned queue
 	for (unsigned i = 0; i < queues; i++) {
 		struct queue *q = &d->q[i];
 
-		if (!q->pages) {
-			q->guest = d->guest;
-			q->pages = guest_pages(d->guest, 1u << RING_MAX_ORDER);
-			assert_non_null(q->pages);
-			for (unsigned p = 0; p < 1u << RING_MAX_ORDER; p++)
-				q->gref[p] = guest_grant(d->guest, q->pages + p * 4096, false);
-			assert_int_equal(guest_port_open(d->guest, 0, q->gref[0] % 60, &q->port), 0);
-		}
+		q_open(d, q);
 		q_init(q, order, abi, start);
 		memcpy(d->rings.ring[i].gref, q->gref, sizeof(q->gref));
 		d->rings.ring[i].evtchn = q->port.port;

@@ -8,6 +8,9 @@
 #define SIZE_MIB 8u
 #define SECTORS  ((uint64_t)SIZE_MIB * 2048)
 
+/* Three bytes that all have to be hit; the grant table that reaches so far takes no memory. */
+#define HIDDEN_GREF 0xa5c39eu
+
 static struct rig rig;
 static struct guest *guest, *neighbour;
 static struct disk disk, other;
@@ -22,7 +25,7 @@ static int setup(void **state)
 {
 	(void)state;
 	rig_open(&rig, 8u << 20);
-	assert_int_equal(guest_open(rig.socket, 5, 4096, 4096, &guest), 0);
+	assert_int_equal(guest_open(rig.socket, 5, 4096, HIDDEN_GREF + 1, &guest), 0);
 	assert_int_equal(guest_open(rig.socket, 6, 256, 256, &neighbour), 0);
 	memset(&disk, 0, sizeof(disk));
 	memset(&other, 0, sizeof(other));
@@ -122,6 +125,20 @@ static void put_random(struct queue *q, uint64_t *x)
 	}
 }
 
+/*
+ * Grants the first ring under a reference that flipped bytes do not make: a read into the ring itself would
+ * overwrite its indices, and then rightly nothing more is answered.
+ */
+static void hide_ring(void)
+{
+	struct queue *q = &disk.q[0];
+
+	q_open(&disk, q);
+	guest_grant_set(guest, q->gref[0], 0, 0, 0);
+	q->gref[0] = HIDDEN_GREF;
+	guest_grant_set(guest, HIDDEN_GREF, LB_GTF_PERMIT, 0, guest_frame(guest, q->pages));
+}
+
 /* Every request is answered once, whatever it said at the moment of the copy. */
 static void flipping(const char *settings, bool persistent, enum ring_abi abi)
 {
@@ -130,16 +147,16 @@ static void flipping(const char *settings, bool persistent, enum ring_abi abi)
 	uint64_t x = 1234567, sent = 0, got = 0;
 	struct answer a;
 
-	mem_table(&mem, table, 256);
 	new_disk(settings, true);
+	hide_ring();
 	assert_int_equal(disk_connect_at(&disk, 0, 1, persistent, abi, 0), 0);
 	f.from = disk.q[0].pages + 64;
 	assert_int_equal(pthread_create(&f.thread, NULL, flip, &f), 0);
 	while (guest_now_ms() < end) {
+		mem_table(&mem, table, 256);
 		for (; sent - got < disk.q[0].size; sent++)
 			put_random(&disk.q[0], &x);
 		q_push(&disk.q[0]);
-		/* A flipped reference may name the ring itself, and a read overwrite req_event. */
 		q_kick(&disk.q[0]);
 		do {
 			if (!q_try_answer(&disk.q[0], &a, WAIT_MS))
