@@ -51,7 +51,7 @@
 extern "C" {
 #endif
 
-#define RD_DRIVER_API 1
+#define RD_DRIVER_API 2
 
 /* Log levels of rd_host.log, most severe first. */
 #define RD_LOG_ERR   0
@@ -79,8 +79,18 @@ extern "C" {
 /* Flags of write_zeroes(). */
 #define RD_ZERO_MAY_UNMAP (1u << 0) /* space may be given back */
 
+/* Flags of check(). Since API 2. */
+#define RD_CHECK_REPAIR_LEAKS  (1u << 0) /* give back what nothing refers to */
+#define RD_CHECK_REPAIR_ERRORS (1u << 1) /* mend what can be mended; may lose what contradicts itself */
+
+/* What snapshot() does. Since API 2. */
+#define RD_SNAPSHOT_CREATE 0
+#define RD_SNAPSHOT_APPLY  1 /* the disk's content becomes that of the snapshot */
+#define RD_SNAPSHOT_DELETE 2
+
 struct rd_file;  /* a file opened by the host */
 struct rd_child; /* another image opened by the host: a backing file, or what a filter stands on */
+struct rd_redo;  /* the redo log of an image; since API 2 */
 struct rd_host;
 
 /* What open() and refresh() find out.  The host zeroes it and sets struct_size before the call. */
@@ -115,6 +125,52 @@ struct rd_open_args {
 	uint32_t flags;               /* RD_OPEN_* */
 	const char *target;           /* what stands behind the ':' of the params string */
 	const char *const *options;   /* "key=value" strings that are the driver's own, NULL at end */
+};
+
+/* What create() is to make. Since API 2. */
+struct rd_create_args {
+	uint32_t struct_size;
+	uint32_t flags;             /* 0 */
+	const char *target;         /* path of the file; it exists, is empty, and is opened with RD_OPEN_WRITE */
+	uint64_t size;              /* bytes; 0 with a backing file: its size */
+	const char *backing;        /* what is recorded in the image as its backing file's name, or NULL */
+	const char *backing_format; /* its driver ("raw", "qcow2", "vhd"), NULL without a backing file */
+	const char *const *options; /* "key=value" of create_options, NULL at end */
+};
+
+/* Long work says how far it is, now and then, and asks whether to go on. Since API 2. */
+struct rd_progress {
+	/* done of total, in any unit that is even in time. Nonzero: stop soon, undo or leave a good
+	 * state, return -ECANCELED. May be called from the callback's thread only. */
+	int (*step)(void *ctx, uint64_t done, uint64_t total);
+	/* One finding or action, a line for the user: severity RD_LOG_*. */
+	void (*note)(void *ctx, int severity, const char *text);
+	void *ctx;
+};
+
+/* What check() has found. The host zeroes it and sets struct_size. Since API 2. */
+struct rd_check {
+	uint32_t struct_size;
+	uint32_t reserved;
+	uint64_t errors;           /* contradictions: data lost or in danger */
+	uint64_t leaks;            /* clusters (blocks) that nothing refers to */
+	uint64_t errors_fixed;
+	uint64_t leaks_fixed;
+	uint64_t unchecked;        /* things that could not be read */
+	uint64_t clusters;         /* of the disk */
+	uint64_t allocated;        /* of these */
+	uint64_t compressed;
+	uint64_t fragmented;       /* allocated, and not behind their predecessor */
+	uint64_t image_end;        /* offset of the end of what is used, bytes */
+};
+
+/* A fact about an image, for people and programs: `ringdisk-img info`. Keys are lower-case words with '-',
+ * "a.b" is b inside a, and "a.0.b" b of the first of a list. Since API 2. */
+struct rd_facts {
+	void (*text)(void *ctx, const char *key, const char *value);
+	void (*number)(void *ctx, const char *key, uint64_t value);
+	void (*boolean)(void *ctx, const char *key, int value);
+	void *ctx;
 };
 
 /*
@@ -179,6 +235,46 @@ struct rd_host {
 	int (*child_map)(struct rd_child *child, uint64_t offset, uint64_t length, int write,
 			 struct rd_extent *extents, int max_extents, uint64_t *token);
 	void (*child_unmap)(struct rd_child *child, uint64_t token);
+
+	/*
+	 * The redo log (since API 2): metadata that is changed in memory but not yet in the file. It
+	 * lies outside of the image, in memory that outlives the process, so that a write can be
+	 * acknowledged before its metadata is written in a safe order. A record says "at offset of the
+	 * file, len bytes (1 to 64) are now these", absolute, so that it may be applied twice.
+	 * order: 0 to 7; when records are replayed, all of a lower order are durable before those of a
+	 * higher one are written.
+	 *
+	 * redo_recover: call it before anything of the metadata is read, when the image is opened for
+	 * writing. If there is a log of this file it is replayed when it belongs to the image as it is
+	 * (device, inode, and the generation that redo_create was given; generation 0: the image cannot
+	 * carry one, and each record's bytes before are compared), and removed. Returns the number of
+	 * records replayed; 0: there was none; -EUCLEAN: there is one and it does not fit, or the image
+	 * is opened read-only and it would be needed; the reason is logged, nothing was changed.
+	 * -EOPNOTSUPP: no log here (a tool): as if there was none.
+	 * redo_create: allocated in full, room bytes in two halves. -EOPNOTSUPP: do without, changes
+	 * need not survive the process.
+	 * redo_append: memory only, any thread, never blocks. -ENOSPC: this half is full.
+	 * redo_switch: later records go to the other half. -EBUSY: it is not empty yet.
+	 * redo_cut: forget the half that was switched away from: all that it says is durable in the file.
+	 * redo_close: forget (remove) the whole log if clean is nonzero, else leave it for the next open.
+	 */
+	int (*redo_recover)(const struct rd_host *host, struct rd_file *file, uint64_t generation);
+	int (*redo_create)(const struct rd_host *host, struct rd_file *file, uint64_t generation,
+			   size_t room, struct rd_redo **redo);
+	int (*redo_append)(struct rd_redo *redo, unsigned order, uint64_t offset, const void *before,
+			   const void *after, size_t len);
+	int (*redo_switch)(struct rd_redo *redo);
+	void (*redo_cut)(struct rd_redo *redo);
+	void (*redo_close)(struct rd_redo *redo, int clean);
+
+	/*
+	 * Open a backing file by the name that stands in the image (since API 2): always read-only, and
+	 * by the host's rules: format is a driver's name and must be there; a relative name is below the
+	 * directory of from, an absolute one is in that directory or one that the configuration allows;
+	 * no protocol names; no cycle; not too deep. Logs the reason of a failure.
+	 */
+	int (*backing_open)(const struct rd_host *host, struct rd_file *from, const char *format,
+			    const char *name, struct rd_child **child, struct rd_info *info);
 };
 
 /* One option that a driver takes in the params string: "driver,key=value:target". */
@@ -239,8 +335,34 @@ struct rd_driver {
 
 	/* Optional: look again at what may have changed outside (the size); fills info as open did. */
 	int (*refresh)(void *handle, struct rd_info *info);
-	/* Optional: make the image size bytes long. */
+	/* Optional: make the image size bytes long. Growing: any time. Shrinking loses the end; only
+	 * with no data call in flight; the host has asked the user. */
 	int (*resize)(void *handle, uint64_t size);
+
+	/*
+	 * Everything below is since API 2, optional, and called on control threads with no other call
+	 * in flight, unless it says otherwise.
+	 */
+
+	/* Options of create(), as options above. */
+	const struct rd_option *create_options;
+	/* Make a new image. The host has made the empty file and removes it if this fails. */
+	int (*create)(const struct rd_host *host, const struct rd_create_args *args);
+	/* Tell what is known about the image. Any time. */
+	void (*describe)(void *handle, const struct rd_facts *facts);
+	/* Live counters, as describe (cache hits and misses, allocations...). Any thread, any time. */
+	void (*counters)(void *handle, const struct rd_facts *facts);
+	/* Check the metadata, and repair by flags (RD_CHECK_*; then the image is open for writing).
+	 * 0: checked, see result; -errno: could not. */
+	int (*check)(void *handle, uint32_t flags, const struct rd_progress *progress,
+		     struct rd_check *result);
+	/* Internal snapshots, by name or id; op is RD_SNAPSHOT_*. -ENOENT, -EEXIST. */
+	int (*snapshot)(void *handle, int op, const char *name, const struct rd_progress *progress);
+	/* Record another backing file without touching data; NULL: none. */
+	int (*set_backing)(void *handle, const char *backing, const char *backing_format);
+	/* As writev, stored compressed; offset and length are whole clusters (optimal_io), or reach
+	 * the end of the image. Worker threads, may be called on several. */
+	int (*write_compressed)(void *handle, const struct iovec *iov, int iovcnt, uint64_t offset);
 };
 
 /* The one symbol that a driver exports. */
