@@ -8,7 +8,7 @@
 static bool read_only, cdrom;
 static const char *kind;
 
-static const struct ctl_option options[] = {
+static const struct verb_option options[] = {
 	{"read-only", 'r', OPTION_FLAG, NULL, "the guest may not write", &read_only},
 	{"cdrom", 'c', OPTION_FLAG, NULL, "a CD-ROM for the guest; read-only", &cdrom},
 	{"kind", 'k', OPTION_TEXT, "KIND", "backend directory in the store: vbd3 (default), qdisk", &kind},
@@ -21,7 +21,7 @@ static enum ctl_exit attach(const char *domain, const char *vdev, const char *pa
 	long domid = strtol(domain, &end, 10);
 
 	if (!*domain || *end || domid < 0 || domid > 0x7fff)
-		return ctl_misused("\"%s\" is no domain's number (xl list shows them)", domain);
+		return verbs_misused("\"%s\" is no domain's number (xl list shows them)", domain);
 	snprintf(disk, sizeof(disk), "%ld/%s", domid, vdev);
 	return ctl_do("attach",
 	              json_pack("{s:i, s:s, s:s, s:b, s:b, s:s*}", "domid", (int)domid, "vdev", vdev,
@@ -29,7 +29,7 @@ static enum ctl_exit attach(const char *domain, const char *vdev, const char *pa
 	              disk, "attached");
 }
 
-static enum ctl_exit run(int argc, char **argv)
+static int run(int argc, char **argv)
 {
 	char *slash;
 
@@ -37,12 +37,12 @@ static enum ctl_exit run(int argc, char **argv)
 		return attach(argv[0], argv[1], argv[2]);
 	slash = strchr(argv[0], '/');
 	if (!slash)
-		return ctl_misused("attach needs DOMID VDEV PARAMS, or DOMID/VDEV PARAMS");
+		return verbs_misused("attach needs DOMID VDEV PARAMS, or DOMID/VDEV PARAMS");
 	*slash = 0;
 	return attach(argv[0], slash + 1, argv[1]);
 }
 
-const struct ctl_verb ctl_attach = {
+const struct verb ctl_attach = {
 	.name = "attach",
 	.arguments = "DOMID VDEV PARAMS",
 	.help = "give a domain a disk",

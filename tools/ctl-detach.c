@@ -3,19 +3,19 @@
 
 static bool force;
 
-static const struct ctl_option options[] = {
+static const struct verb_option options[] = {
 	{"force", 'f', OPTION_FLAG, NULL, "do not wait for the guest to let go of it", &force},
 	{NULL, 0, OPTION_FLAG, NULL, NULL, NULL},
 };
 
-static enum ctl_exit run(int argc, char **argv)
+static int run(int argc, char **argv)
 {
 	(void)argc;
 	return ctl_do("detach", json_pack("{s:s, s:b}", "disk", argv[0], "force", force), argv[0],
 	              "detached");
 }
 
-const struct ctl_verb ctl_detach = {
+const struct verb ctl_detach = {
 	.name = "detach",
 	.arguments = "DISK",
 	.help = "take a disk away",

@@ -48,7 +48,7 @@ static void print_drivers(json_t *drivers)
 	print_options(drivers);
 }
 
-static enum ctl_exit run(int argc, char **argv)
+static int run(int argc, char **argv)
 {
 	json_t *result = NULL;
 	enum ctl_exit status = ctl_ask("drivers", NULL, &result);
@@ -65,7 +65,7 @@ static enum ctl_exit run(int argc, char **argv)
 	return EXIT_DONE;
 }
 
-const struct ctl_verb ctl_drivers = {
+const struct verb ctl_drivers = {
 	.name = "drivers",
 	.arguments = "",
 	.help = "show the image drivers and their options",

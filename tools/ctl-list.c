@@ -7,7 +7,7 @@
 
 static bool settings;
 
-static const struct ctl_option options[] = {
+static const struct verb_option options[] = {
 	{"settings", 'S', OPTION_FLAG, NULL, "each setting, its value, and where that came from", &settings},
 	{NULL, 0, OPTION_FLAG, NULL, NULL, NULL},
 };
@@ -86,7 +86,7 @@ static void print_settings(json_t *disks)
 	table_free(table);
 }
 
-static enum ctl_exit run(int argc, char **argv)
+static int run(int argc, char **argv)
 {
 	json_t *result = NULL, *disks;
 	enum ctl_exit status;
@@ -108,7 +108,7 @@ static enum ctl_exit run(int argc, char **argv)
 	return EXIT_DONE;
 }
 
-const struct ctl_verb ctl_list = {
+const struct verb ctl_list = {
 	.name = "list",
 	.arguments = "[DISK]",
 	.help = "show the disks that are served",

@@ -24,7 +24,7 @@ static void print_levels(json_t *levels, const char *only)
 	table_free(table);
 }
 
-static enum ctl_exit run(int argc, char **argv)
+static int run(int argc, char **argv)
 {
 	const char *subsystem = argc ? argv[0] : NULL;
 	json_t *result = NULL;
@@ -44,7 +44,7 @@ static enum ctl_exit run(int argc, char **argv)
 	return EXIT_DONE;
 }
 
-const struct ctl_verb ctl_log_level = {
+const struct verb ctl_log_level = {
 	.name = "log-level",
 	.arguments = "[SUBSYSTEM [LEVEL]]",
 	.help = "show or set how much is logged",

@@ -1,13 +1,13 @@
 /* ringdisk pause: stop serving a disk; its guest waits. */
 #include "ctl.h"
 
-static enum ctl_exit run(int argc, char **argv)
+static int run(int argc, char **argv)
 {
 	(void)argc;
 	return ctl_do("pause", json_pack("{s:s}", "disk", argv[0]), argv[0], "paused");
 }
 
-const struct ctl_verb ctl_pause = {
+const struct verb ctl_pause = {
 	.name = "pause",
 	.arguments = "DISK",
 	.help = "stop serving a disk; its guest waits",

@@ -27,19 +27,19 @@ static enum ctl_exit set_one(const char *disk, char *assignment)
 	return EXIT_DONE;
 }
 
-static enum ctl_exit run(int argc, char **argv)
+static int run(int argc, char **argv)
 {
 	enum ctl_exit status = EXIT_DONE;
 
 	for (int i = 1; i < argc; i++)
 		if (!strchr(argv[i], '='))
-			return ctl_misused("\"%s\" is not KEY=VALUE", argv[i]);
+			return verbs_misused("\"%s\" is not KEY=VALUE", argv[i]);
 	for (int i = 1; i < argc && status == EXIT_DONE; i++)
 		status = set_one(argv[0], argv[i]);
 	return status;
 }
 
-const struct ctl_verb ctl_set = {
+const struct verb ctl_set = {
 	.name = "set",
 	.arguments = "DISK KEY=VALUE...",
 	.help = "change settings of a disk",

@@ -3,14 +3,14 @@
 
 #include <stdio.h>
 
-static enum ctl_exit run(int argc, char **argv)
+static int run(int argc, char **argv)
 {
 	(void)argc;
 	(void)argv;
 	return ctl_do("shutdown", NULL, "ringdiskd", "closes its disks and ends");
 }
 
-const struct ctl_verb ctl_shutdown = {
+const struct verb ctl_shutdown = {
 	.name = "shutdown",
 	.arguments = "",
 	.help = "close all disks and end the daemon",

@@ -10,7 +10,7 @@
 
 static double watch = -1; /* not given */
 
-static const struct ctl_option options[] = {
+static const struct verb_option options[] = {
 	{"watch", 'w', OPTION_SECONDS, "SECONDS", "print rates, again and again, until ^C", &watch},
 	{NULL, 0, OPTION_FLAG, NULL, NULL, NULL},
 };
@@ -198,14 +198,14 @@ static enum ctl_exit keep_watching(const char *disk, json_t *before)
 	return status;
 }
 
-static enum ctl_exit run(int argc, char **argv)
+static int run(int argc, char **argv)
 {
 	const char *disk = argc ? argv[0] : NULL;
 	json_t *result = NULL, *disks;
 	enum ctl_exit status;
 
 	if (watch != -1 && (watch < 0.1 || watch > 3600))
-		return ctl_misused("--watch: between 0.1 and 3600 seconds");
+		return verbs_misused("--watch: between 0.1 and 3600 seconds");
 	status = get_stats(disk, &result);
 	if (status != EXIT_DONE)
 		return status;
@@ -227,7 +227,7 @@ static enum ctl_exit run(int argc, char **argv)
 	return EXIT_DONE;
 }
 
-const struct ctl_verb ctl_stats = {
+const struct verb ctl_stats = {
 	.name = "stats",
 	.arguments = "[DISK]",
 	.help = "show what the disks have done, or do",

@@ -1,14 +1,14 @@
 /* ringdisk unpause: go on, perhaps on another image. */
 #include "ctl.h"
 
-static enum ctl_exit run(int argc, char **argv)
+static int run(int argc, char **argv)
 {
 	return ctl_do("unpause",
 	              json_pack("{s:s, s:s*}", "disk", argv[0], "params", argc > 1 ? argv[1] : NULL),
 	              argv[0], "runs");
 }
 
-const struct ctl_verb ctl_unpause = {
+const struct verb ctl_unpause = {
 	.name = "unpause",
 	.arguments = "DISK [PARAMS]",
 	.help = "go on, on another image if named",

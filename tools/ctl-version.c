@@ -3,7 +3,7 @@
 
 #include <stdio.h>
 
-static enum ctl_exit run(int argc, char **argv)
+static int run(int argc, char **argv)
 {
 	json_t *result = NULL, *store;
 	enum ctl_exit status = ctl_ask("version", NULL, &result);
@@ -25,7 +25,7 @@ static enum ctl_exit run(int argc, char **argv)
 	return EXIT_DONE;
 }
 
-const struct ctl_verb ctl_version = {
+const struct verb ctl_version = {
 	.name = "version",
 	.arguments = "",
 	.help = "show this command's version and the daemon's",

@@ -8,6 +8,8 @@
 #include <jansson.h>
 #include <stdbool.h>
 
+#include "verbs.h"
+
 enum ctl_exit {
 	EXIT_DONE = 0,
 	EXIT_FAILED = 1,
@@ -19,29 +21,7 @@ enum ctl_exit {
 	EXIT_STATE = 7,
 };
 
-enum ctl_option_type { OPTION_FLAG, OPTION_TEXT, OPTION_SECONDS };
-
-/* An option as data: --help prints what getopt_long is told. */
-struct ctl_option {
-	const char *name; /* NULL ends the list */
-	char letter;      /* 0: only the long form */
-	enum ctl_option_type type;
-	const char *argument; /* its name in --help */
-	const char *help;
-	void *value; /* bool, const char * or double */
-};
-
-struct ctl_verb {
-	const char *name;
-	const char *arguments; /* "DISK [PARAMS]" */
-	const char *help;      /* one line */
-	const char *details;   /* more, with newlines; may be NULL */
-	const struct ctl_option *options; /* may be NULL */
-	int min_arguments, max_arguments;
-	enum ctl_exit (*run)(int argc, char **argv);
-};
-
-extern const struct ctl_verb ctl_list, ctl_stats, ctl_attach, ctl_detach, ctl_pause, ctl_unpause, ctl_set,
+extern const struct verb ctl_list, ctl_stats, ctl_attach, ctl_detach, ctl_pause, ctl_unpause, ctl_set,
 	ctl_drivers, ctl_log_level, ctl_version, ctl_shutdown;
 
 /* --json was given: print the result as it is, and no tables. */
@@ -58,8 +38,6 @@ enum ctl_exit ctl_ask_slow(const char *method, json_t *params, const char *disk,
 /* Ask, and print the result with --json, or else fmt (none if NULL) with the disk's name. */
 enum ctl_exit ctl_do(const char *method, json_t *params, const char *disk, const char *done);
 
-/* Complain about the command line. */
-enum ctl_exit ctl_misused(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void ctl_print_json(json_t *value);
 
 /* Members of objects; "" and 0 if they are not there. */
