@@ -23,7 +23,8 @@
  * So at any moment the file on the disk has leaks at most, and shows old or new data.
  *
  * Slices. The file is seen as slices of a fixed power of two, 512 bytes to 4 KiB, at most the cluster size,
- * at multiples of it. A slice is read when it is needed, and forgotten (the least recently used first, when
+ * at multiples of it. A slice has one order: with changes of several it is written at the highest, so let no
+ * two kinds of tables share one (in qcow2 they cannot, tables are whole clusters). A slice is read when it is needed, and forgotten (the least recently used first, when
  * the budget is full) when it is neither dirty nor pinned. No slice may hold guest data.
  *
  * Locks. One lock per image, for reading and writing; both for moments only: no I/O is done and nothing waits
@@ -46,13 +47,19 @@
 
 #define META_ORDERS 4
 
+/* Log room that is counted for a change of len bytes: its header, the bytes before and those after, rounded up; and
+ * what a half may need for itself. The log may need less, never more. */
+#define META_RECORD(len) (((size_t)(len) * 2 + 64 + 15) / 16 * 16)
+#define META_LOG_HEAD    4096
+
 struct meta;
 struct meta_slice; /* a pinned slice: stays in memory until meta_unpin() */
 
 struct meta_config {
 	const struct rd_host *host;
-	struct rd_file *file;
-	struct rd_redo *redo;  /* NULL: changes need not survive the process. meta owns it from now on */
+	struct rd_file *file;  /* opened with RD_OPEN_ZERO_EOF: slices reach past the end of the file */
+	struct rd_redo *redo;  /* NULL: changes need not survive the process. meta owns it once it is open */
+	size_t redo_room;      /* bytes: what redo_create() was given; at least 16 KiB if there is a log */
 	uint32_t slice;        /* bytes */
 	size_t budget;         /* bytes of slices to keep; dirty and pinned ones may exceed it for moments */
 	unsigned orders;       /* up to META_ORDERS */
@@ -103,18 +110,24 @@ const uint8_t *meta_at(const struct meta_slice *slice, uint64_t offset);
 
 /* ---- changing ------------------------------------------------------------------------------------------ */
 
-/* Not under the lock, may block (for a checkpoint, when the log is full). Makes sure that changes of up to
- * this many calls of meta_set() can be logged, and takes the lock for writing. Pin what is to be changed before. */
+/*
+ * Not under the lock, may block (for a checkpoint, when the log, or half of the cache, is full of changes). Makes
+ * sure that changes of up to this many calls of meta_set() can be logged, and takes the lock for writing. Pin
+ * what is to be changed before. When it fails (the checkpoint's error, -ENOMEM, -E2BIG: more than a log can hold)
+ * the lock is not taken. After meta_end() it cannot be known any more whether a change is durable; it is logged.
+ */
 int meta_begin(struct meta *meta, unsigned changes);
 void meta_end(struct meta *meta);
 /* Between the two. len 1 to 64, inside of one pinned slice. order: when it is written. It cannot fail. */
 void meta_set(struct meta *meta, unsigned order, struct meta_slice *slice, uint64_t offset,
 	      const void *bytes, size_t len);
-/* Between the two. The range of the file is free once the changes made so far are durable. */
+/* Between the two. The range of the file is free once the changes made so far are durable. It cannot fail; when
+ * there is no memory to remember more than 126 ranges since meta_begin() they are leaked. */
 void meta_defer(struct meta *meta, uint64_t offset, uint64_t length);
 
 /* Under no lock; nothing in the range may be dirty: what stood there is forgotten, because the range gets
- * another use (freed table) or was written past the cache (a copied table). */
+ * another use (freed table) or was written past the cache (a copied table). May block for a checkpoint that writes
+ * something of it just now; afterwards there is no record of it in the log either. */
 void meta_forget(struct meta *meta, uint64_t offset, uint64_t length);
 
 /* May block. Everything changed before the call is durable, and so is all data written before. Calls at the
