@@ -94,8 +94,7 @@ static void fail_no_disk(struct admin_request *req, const char *name)
 	admin_fail(req, ADMIN_E_NO_DISK, name, names.text, "there is no disk \"%.60s\"", name);
 }
 
-/* The disk that the request names, with a reference; NULL: the request has been answered. */
-static struct device *find_disk(struct admin_request *req)
+struct device *admin_find_disk(struct admin_request *req)
 {
 	const char *name = admin_string(req, "disk");
 	struct device *dev = dev_get_by_name(name);
@@ -105,8 +104,7 @@ static struct device *find_disk(struct admin_request *req)
 	return dev;
 }
 
-/* Call fn for the disk that is named, or for all. False: the request has been answered. */
-static bool each_disk(struct admin_request *req, void (*fn)(struct device *dev, void *arg), void *arg)
+bool admin_each_disk(struct admin_request *req, void (*fn)(struct device *dev, void *arg), void *arg)
 {
 	struct device *dev;
 
@@ -114,7 +112,7 @@ static bool each_disk(struct admin_request *req, void (*fn)(struct device *dev, 
 		dev_for_each(fn, arg);
 		return true;
 	}
-	dev = find_disk(req);
+	dev = admin_find_disk(req);
 	if (!dev)
 		return false;
 	fn(dev, arg);
@@ -192,95 +190,10 @@ static void verb_list(struct admin_request *req)
 {
 	struct list_arg list = {json_array(), admin_bool(req, "settings")};
 
-	if (each_disk(req, list_one, &list))
+	if (admin_each_disk(req, list_one, &list))
 		admin_reply(req, json_pack("{s:o}", "disks", list.disks));
 	else
 		json_decref(list.disks);
-}
-
-/* ---- stats --------------------------------------------------------------------------------------- */
-
-static json_t *counter(uint64_t value)
-{
-	return json_integer((json_int_t)value);
-}
-
-/* Without the empty buckets at the end. */
-static json_t *latency_json(struct stats *stats, enum stat_op op)
-{
-	json_t *buckets = json_array();
-	unsigned last = STATS_LAT_BUCKETS;
-
-	while (last && !stats_get(stats->op[op].latency[last - 1]))
-		last--;
-	for (unsigned i = 0; i < last; i++)
-		json_array_append_new(buckets, counter(stats_get(stats->op[op].latency[i])));
-	return buckets;
-}
-
-static json_t *op_json(struct stats *stats, enum stat_op op)
-{
-	return json_pack("{s:o, s:o, s:o, s:o, s:o}", "done", counter(stats_get(stats->op[op].done)),
-	                 "errors", counter(stats_get(stats->op[op].errors)), "bytes",
-	                 counter(stats_get(stats->op[op].bytes)), "ns",
-	                 counter(stats_get(stats->op[op].ns)), "latency", latency_json(stats, op));
-}
-
-static void stats_one(struct device *dev, void *arg)
-{
-	static const char *const op_names[STAT_OPS] = {
-		[STAT_READ] = "read",
-		[STAT_WRITE] = "write",
-		[STAT_FLUSH] = "flush",
-		[STAT_DISCARD] = "discard",
-	};
-	struct stats *stats = dev_stats(dev);
-	json_t *disk = json_pack("{s:s}", "disk", dev_name(dev));
-
-	for (unsigned op = 0; op < STAT_OPS; op++)
-		json_object_set_new(disk, op_names[op], op_json(stats, op));
-#define PUT(name) json_object_set_new(disk, #name, counter(stats_get(stats->name)))
-	PUT(barriers);
-	PUT(indirect);
-	PUT(wakeups);
-	PUT(spurious);
-	PUT(notifies);
-	PUT(inline_io);
-	PUT(pool_io);
-	PUT(aio_io);
-	PUT(grants_mapped);
-	PUT(grants_copied);
-	PUT(bad_requests);
-	PUT(unknown_ops);
-	PUT(parked);
-	PUT(polls);
-	PUT(poll_hits);
-#undef PUT
-	json_array_append_new(arg, disk);
-}
-
-static json_t *pool_json(struct pool *pool)
-{
-	struct pool_stats stats;
-
-	if (!pool)
-		return json_null();
-	pool_get_stats(pool, &stats);
-	return json_pack("{s:i, s:i, s:i, s:i}", "threads", (int)stats.threads, "busy", (int)stats.busy,
-	                 "queued", (int)stats.queued, "peak", (int)stats.peak);
-}
-
-static void verb_stats(struct admin_request *req)
-{
-	const struct admin_config *config = admin_config_get();
-	json_t *disks = json_array();
-
-	if (each_disk(req, stats_one, disks))
-		admin_reply(req, json_pack("{s:o, s:{s:o, s:o}}", "disks", disks, "pools", "workers",
-		                           pool_json(config->workers), "control",
-		                           pool_json(config->control)));
-	else
-		json_decref(disks);
 }
 
 /* ---- pause, unpause ------------------------------------------------------------------------------ */
@@ -319,7 +232,7 @@ static void unpause_job(struct device *dev, void *arg)
 
 static void run_on_strand(struct admin_request *req, void (*fn)(struct device *dev, void *arg))
 {
-	struct device *dev = find_disk(req);
+	struct device *dev = admin_find_disk(req);
 	int err;
 
 	if (!dev)
@@ -449,7 +362,7 @@ static void verb_attach(struct admin_request *req)
 static void detach_job(struct pool_job *job)
 {
 	struct admin_request *req = container_of(job, struct admin_request, job);
-	struct device *dev = find_disk(req);
+	struct device *dev = admin_find_disk(req);
 	char err_text[512] = "";
 	int err;
 
@@ -468,7 +381,7 @@ static void detach_job(struct pool_job *job)
 
 static void verb_detach(struct admin_request *req)
 {
-	struct device *dev = find_disk(req);
+	struct device *dev = admin_find_disk(req);
 
 	if (!dev)
 		return;
@@ -485,7 +398,7 @@ static void verb_set(struct admin_request *req)
 {
 	const char *key = admin_string(req, "key"), *value = admin_string(req, "value");
 	char err_text[300] = "", what[200];
-	struct device *dev = find_disk(req);
+	struct device *dev = admin_find_disk(req);
 	int err, index;
 
 	if (!dev)
@@ -666,8 +579,9 @@ static void verb_discover(struct admin_request *req)
 
 #define END {NULL, ADMIN_STRING, false, false, NULL}
 
-static const struct admin_param disk_optional[] = {
+static const struct admin_param stats_params[] = {
 	{"disk", ADMIN_STRING, false, false, "only this disk, as DOMID/VDEV: 5/xvda"},
+	{"histogram", ADMIN_BOOLEAN, false, false, "with the times in all detail"},
 	END,
 };
 
@@ -719,7 +633,7 @@ static const struct admin_param log_level_params[] = {
 
 const struct admin_verb admin_verbs[] = {
 	{"list", false, verb_list, "the disks: state, image, geometry, settings", list_params},
-	{"stats", false, verb_stats, "counters of the disks and of the thread pools", disk_optional},
+	{"stats", false, admin_verb_stats, "counters and times of the disks, and the thread pools", stats_params},
 	{"attach", true, verb_attach, "give a domain a disk; answers when it can be connected",
          attach_params},
 	{"detach", true, verb_detach, "take a disk away; answers when it is gone", detach_params},

@@ -25,6 +25,7 @@ struct admin_param {
 };
 
 struct admin_request;
+struct device;
 
 struct admin_verb {
 	const char *name; /* NULL ends the table */
@@ -37,6 +38,9 @@ struct admin_verb {
 
 extern const struct admin_verb admin_verbs[];
 const struct admin_verb *admin_verb_find(const char *name);
+
+/* Verbs with a file of their own. */
+void admin_verb_stats(struct admin_request *req); /* admin-stats.c */
 
 /* ---- errors -------------------------------------------------------------------------------------- */
 
@@ -102,6 +106,11 @@ void admin_run_control(struct admin_request *req, void (*fn)(struct pool_job *jo
 const char *admin_string(const struct admin_request *req, const char *name); /* NULL if not given */
 bool admin_bool(const struct admin_request *req, const char *name);          /* false if not given */
 bool admin_given(const struct admin_request *req, const char *name);
+
+/* The disk that the parameter "disk" names, with a reference; NULL: the request has been answered. */
+struct device *admin_find_disk(struct admin_request *req);
+/* Call fn for that disk, or for all if none is named. False: the request has been answered. */
+bool admin_each_disk(struct admin_request *req, void (*fn)(struct device *dev, void *arg), void *arg);
 
 /* A JSON string of any bytes: what is not UTF-8 becomes U+FFFD. NULL gives JSON's null. */
 json_t *admin_text(const char *text);

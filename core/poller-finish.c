@@ -101,9 +101,9 @@ void finish_notify(struct pring *r)
 	p->cfg.hyp->ops->evtchn_notify(p->cfg.evtchn, r->port);
 }
 
-static void count_done(struct poller *p, struct request *req, uint64_t now)
+static void count_done(struct poller *p, struct stats_batch *batch, struct request *req, uint64_t now)
 {
-	stats_done(p->cfg.stats, stat_of(req), req->length, since_ns(req->start_ns, now), req->err);
+	stats_done(batch, stat_of(req), req->length, since_ns(req->start_ns, now), req->err);
 	if (req->flags & REQ_BARRIER)
 		stats_add(p->cfg.stats->barriers, 1);
 }
@@ -111,6 +111,7 @@ static void count_done(struct poller *p, struct request *req, uint64_t now)
 /* The end of a batch, on the poller or a worker.  list is empty afterwards. */
 void finish(struct poller *p, struct list_head *list, uint64_t now, bool on_poller)
 {
+	struct stats_batch batch = stats_batch_begin(p->cfg.stats);
 	struct request *req;
 	bool parked = false, wake = false;
 
@@ -119,9 +120,10 @@ void finish(struct poller *p, struct list_head *list, uint64_t now, bool on_poll
 			stats_add(p->cfg.stats->parked, 1);
 			continue; /* keeps its memory */
 		}
-		count_done(p, req, now);
+		count_done(p, &batch, req, now);
 		exec_release(&p->exec, req);
 	}
+	stats_batch_end(&batch);
 	while (!list_empty(list)) {
 		struct pring *r = &p->ring[list_first_entry(list, struct request, node)->ring];
 		struct aftermath after = finish_ring(r, list);

@@ -7,33 +7,36 @@
 #include <unistd.h>
 
 #include "table.h"
+#include "times.h"
 
 static double watch = -1; /* not given */
 
+static bool histogram;
+
 static const struct verb_option options[] = {
+	{"histogram", 'H', OPTION_FLAG, NULL, "show how many requests took how long", &histogram},
 	{"watch", 'w', OPTION_SECONDS, "SECONDS", "print rates, again and again, until ^C", &watch},
 	{NULL, 0, OPTION_FLAG, NULL, NULL, NULL},
 };
 
 static enum ctl_exit get_stats(const char *disk, json_t **result)
 {
-	return ctl_ask("stats", json_pack("{s:s*}", "disk", disk), result);
+	return ctl_ask("stats",
+	               json_pack("{s:s*, s:b}", "disk", disk, "histogram", histogram || watch > 0), result);
 }
 
-/* Microseconds per request, as text. */
-static const char *latency_text(long long ns, long long count, char *buf, size_t len)
+static void cell_time(struct table *table, double ns)
 {
-	if (count > 0)
-		snprintf(buf, len, "%.1f us", (double)ns / (double)count / 1000);
-	else
-		snprintf(buf, len, "-");
-	return buf;
+	char text[32];
+
+	table_cell(table, "%s", times_text(ns, text, sizeof(text)));
 }
 
 static void print_totals(json_t *disks)
 {
 	static const char *const columns[] = {"DISK",  "OPERATION", ">REQUESTS", ">ERRORS",
-	                                      ">DATA", ">MEAN",     NULL};
+	                                      ">DATA", ">MEAN",     ">50%",       ">99%",
+	                                      ">MAX",  NULL};
 	static const char *const ops[] = {"read", "write", "flush", "discard"};
 	struct table *table = table_new(columns);
 	char text[32];
@@ -51,13 +54,57 @@ static void print_totals(json_t *disks)
 			table_cell(table, "%lld", get_number(counts, "errors"));
 			table_cell(table, "%s",
 			           text_size((double)get_number(counts, "bytes"), text, sizeof(text)));
-			table_cell(table, "%s",
-			           latency_text(get_number(counts, "ns"), get_number(counts, "done"), text,
-			                        sizeof(text)));
+			cell_time(table, get_number(counts, "done") ? (double)get_number(counts, "ns") /
+			                                                      (double)get_number(counts, "done")
+			                                            : 0);
+			cell_time(table, (double)get_number(counts, "p50"));
+			cell_time(table, (double)get_number(counts, "p99"));
+			cell_time(table, (double)get_number(counts, "max"));
 		}
 	}
 	table_print(table, stdout);
 	table_free(table);
+}
+
+/* One bucket a line, with a bar; the fullest one is 40 wide. */
+static void print_bars(json_t *buckets)
+{
+	char from[32], to[32];
+	long long most = 1;
+	json_t *pair;
+	size_t i;
+
+	json_array_foreach(buckets, i, pair)
+		if (json_integer_value(json_array_get(pair, 1)) > most)
+			most = json_integer_value(json_array_get(pair, 1));
+	json_array_foreach(buckets, i, pair)
+	{
+		long long end = json_integer_value(json_array_get(pair, 0));
+		long long count = json_integer_value(json_array_get(pair, 1));
+
+		printf("  %8s .. %-8s %12lld  %.*s\n", times_text((double)times_begin(end), from, sizeof(from)),
+		       times_text((double)end, to, sizeof(to)), count, (int)((double)count * 40 / (double)most),
+		       "########################################");
+	}
+}
+
+static void print_histograms(json_t *disks)
+{
+	static const char *const ops[] = {"read", "write", "flush", "discard"};
+	json_t *disk;
+	size_t i;
+
+	json_array_foreach(disks, i, disk)
+	{
+		for (size_t op = 0; op < 4; op++) {
+			json_t *buckets = json_object_get(json_object_get(disk, ops[op]), "histogram");
+
+			if (!json_array_size(buckets))
+				continue;
+			printf("%s %s:\n", get_text(disk, "disk"), ops[op]);
+			print_bars(buckets);
+		}
+	}
 }
 
 /* The counters that are not requests: one disk a column would be too wide, so one a line. */
@@ -117,21 +164,21 @@ static double rate(json_t *now, json_t *before, const char *op, const char *key,
 	return delta < 0 ? 0 : (double)delta / seconds;
 }
 
-static void cell_latency(struct table *table, json_t *now, json_t *before, const char *op)
+/* Of the requests since the answer before. */
+static void cell_quantile(struct table *table, json_t *now, json_t *before, const char *op, double part)
 {
-	double count = rate(now, before, op, "done", 1);
+	struct times *times = times_since(json_object_get(json_object_get(now, op), "histogram"),
+	                                  json_object_get(json_object_get(before, op), "histogram"));
 
-	if (count > 0)
-		table_cell(table, "%.1f", rate(now, before, op, "ns", 1) / count / 1000);
-	else
-		table_cell(table, "-");
+	cell_time(table, times_quantile(times, part));
+	times_free(times);
 }
 
 static void print_rates(json_t *now, json_t *before, double seconds)
 {
-	static const char *const columns[] = {"DISK",       ">READS/s",  ">READ/s",     ">us",
-	                                      ">WRITES/s", ">WRITTEN/s", ">us",        ">FLUSHES/s",
-	                                      ">ERRORS/s", NULL};
+	static const char *const columns[] = {"DISK",      ">READS/s",   ">READ/s", ">50%",
+	                                      ">99%",      ">WRITES/s",  ">WRITTEN/s", ">50%",
+	                                      ">99%",      ">FLUSHES/s", ">ERRORS/s",  NULL};
 	struct table *table = table_new(columns);
 	json_t *disk, *old;
 	char text[32];
@@ -143,11 +190,13 @@ static void print_rates(json_t *now, json_t *before, double seconds)
 		table_cell(table, "%s", get_text(disk, "disk"));
 		table_cell(table, "%.0f", rate(disk, old, "read", "done", seconds));
 		table_cell(table, "%s", text_size(rate(disk, old, "read", "bytes", seconds), text, sizeof(text)));
-		cell_latency(table, disk, old, "read");
+		cell_quantile(table, disk, old, "read", 0.5);
+		cell_quantile(table, disk, old, "read", 0.99);
 		table_cell(table, "%.0f", rate(disk, old, "write", "done", seconds));
 		table_cell(table, "%s",
 		           text_size(rate(disk, old, "write", "bytes", seconds), text, sizeof(text)));
-		cell_latency(table, disk, old, "write");
+		cell_quantile(table, disk, old, "write", 0.5);
+		cell_quantile(table, disk, old, "write", 0.99);
 		table_cell(table, "%.0f", rate(disk, old, "flush", "done", seconds));
 		table_cell(table, "%.0f", rate(disk, old, "read", "errors", seconds) +
 		                                  rate(disk, old, "write", "errors", seconds) +
@@ -183,7 +232,7 @@ static enum ctl_exit keep_watching(const char *disk, json_t *before)
 			break;
 		now = clock_seconds();
 		if (ctl_json)
-			ctl_print_json(result);
+			ctl_print_line(result);
 		else
 			print_rates(result, before, now - then);
 		if (fflush(stdout) || ferror(stdout)) {
@@ -218,6 +267,8 @@ static int run(int argc, char **argv)
 		if (json_array_size(disks)) {
 			print_totals(disks);
 			print_counters(disks);
+			if (histogram)
+				print_histograms(disks);
 		} else {
 			puts("no disks");
 		}
@@ -231,8 +282,9 @@ const struct verb ctl_stats = {
 	.name = "stats",
 	.arguments = "[DISK]",
 	.help = "show what the disks have done, or do",
-	.details = "The mean is the time from the request in the ring to its answer. With --watch,\n"
-		   "rates since the line before; with --json too, the totals each time.\n",
+	.details = "Times are from the request in the ring to its answer; 99% took less than the column says\n"
+		   "(it is never too low, and at most an eighth too high). With --watch, rates and times\n"
+		   "since the table before; with --json too, the totals each time, an object a line.\n",
 	.options = options,
 	.max_arguments = 1,
 	.run = run,

@@ -66,6 +66,13 @@ void ctl_print_json(json_t *value)
 	putchar('\n');
 }
 
+void ctl_print_line(json_t *value)
+{
+	json_dumpf(value, stdout, JSON_COMPACT);
+	putchar('\n');
+	fflush(stdout);
+}
+
 static void print_clean(const char *before, const char *text)
 {
 	char *clean = strdup(text);

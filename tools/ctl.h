@@ -39,6 +39,8 @@ enum ctl_exit ctl_ask_slow(const char *method, json_t *params, const char *disk,
 enum ctl_exit ctl_do(const char *method, json_t *params, const char *disk, const char *done);
 
 void ctl_print_json(json_t *value);
+/* The same on one line, and out at once: for what comes again and again. */
+void ctl_print_line(json_t *value);
 
 /* Members of objects; "" and 0 if they are not there. */
 const char *get_text(json_t *object, const char *key);

@@ -42,6 +42,23 @@ grep -Eq '^5/xvda +connected +rw +16 MiB +1x[0-9]+ ' "$tmp/out" || fail "the lis
 
 ctl 0 pause 5/xvda --timeout 30
 before=$(count)
+# Nothing moves now: each request is in the histogram once, and the quantiles are in order.
+ctl 0 stats --histogram --json 5/xvda
+python3 - "$tmp/out" <<'END' || fail "times are wrong"
+import json, sys
+disk = json.load(open(sys.argv[1]))["disks"][0]
+for op in (disk["read"], disk["write"]):
+    assert op["done"] == sum(count for end, count in op["histogram"]) == sum(op["latency"]), op
+    ends = [end for end, count in op["histogram"]]
+    assert ends == sorted(set(ends)) and op["max"] == ends[-1]
+    assert op["p50"] <= op["p90"] <= op["p99"] <= op["p999"] <= op["max"]
+    # The driver sleeps for a millisecond each time.
+    assert op["p50"] > 1000000 and op["ns"] / op["done"] > 1000000, op
+assert disk["flush"]["histogram"] == [] or disk["flush"]["p50"]
+END
+ctl 0 stats -H 5/xvda
+says out "5/xvda write:"
+says out " ms .. "
 cp "$tmp/a.img" "$tmp/c.img"
 ctl 0 list 5/xvda
 grep -Eq '^5/xvda +paused .* 0  .*a.img$' "$tmp/out" || fail "it is not paused"
