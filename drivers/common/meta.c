@@ -564,7 +564,8 @@ static int pin_missing(struct meta *m, uint64_t offset, struct meta_slice **slic
 			s->order = 0;
 			s->error = 0;
 			atomic_store_explicit(&s->pins, 1, memory_order_relaxed);
-			atomic_store_explicit(&s->used, true, memory_order_relaxed);
+			/* looked at once is not yet used: what a scan reads goes first */
+			atomic_store_explicit(&s->used, false, memory_order_relaxed);
 			atomic_store_explicit(&s->state, LOADING, memory_order_relaxed);
 			insert(m, s);
 		}
@@ -965,26 +966,50 @@ bool meta_clean(struct meta *m)
 	return clean;
 }
 
-/* Is something of the range dirty or being written? If not, it is forgotten. */
+/* Write lock. False: it is dirty or being written. */
+static bool forget_slice(struct meta *m, struct meta_slice *s)
+{
+	if (s->dirty || s->writing)
+		return false;
+	if (idle(s))
+		evict(m, s);
+	else
+		unhash(m, s); /* who has it pinned sees the old bytes; the clock gets it afterwards */
+	return true;
+}
+
+/* Write lock. The slices of a range that is longer than the cache: look at those that are there. */
+static bool forget_by_ring(struct meta *m, uint64_t start, uint64_t end)
+{
+	bool all = true;
+
+	for (size_t left = m->resident; left && m->hand; left--) {
+		struct meta_slice *s = m->hand;
+
+		m->hand = s->next;
+		if (s->hashed && s->offset >= start && s->offset < end)
+			all &= forget_slice(m, s);
+	}
+	return all;
+}
+
 static bool try_forget(struct meta *m, uint64_t start, uint64_t end)
 {
-	bool busy = false;
+	bool all = true;
 
 	pthread_rwlock_wrlock(&m->lock);
-	for (uint64_t at = start; at < end; at += m->c.slice) {
-		struct meta_slice *s = find(m, at);
+	if ((end - start) / m->c.slice > m->resident) {
+		all = forget_by_ring(m, start, end);
+	} else {
+		for (uint64_t at = start; at < end; at += m->c.slice) {
+			struct meta_slice *s = find(m, at);
 
-		if (!s)
-			continue;
-		if (s->dirty || s->writing)
-			busy = true;
-		else if (idle(s))
-			evict(m, s);
-		else
-			unhash(m, s); /* who has it pinned sees the old bytes; the clock gets it afterwards */
+			if (s)
+				all &= forget_slice(m, s);
+		}
 	}
 	pthread_rwlock_unlock(&m->lock);
-	return !busy;
+	return all;
 }
 
 void meta_forget(struct meta *m, uint64_t offset, uint64_t length)
