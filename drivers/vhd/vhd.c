@@ -1,0 +1,478 @@
+/*
+ * vhd: disks of Virtual PC, Hyper-V, Azure and XenServer, "vhd:/path": fixed, dynamic and differencing.
+ *
+ * Here are opening, closing, and what is told about an image; vhd.h says where the rest is. open() reads footers,
+ * header, BAT and batmap, checks all of it, opens the parent, and starts the metadata's cache and the redo log.
+ * close() makes everything durable, writes the batmap, and puts the end of the file behind the last block.
+ *
+ * What can go wrong: an image that contradicts itself is never written to: it opens for reading, and what is in
+ * doubt there is an I/O error; option damaged=open lets check and repair have it.
+ *
+ * Threads: control threads; vhd_counters on any.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "vhd.h"
+
+#define CACHE     (4u << 20) /* bytes of bitmaps and BAT sectors in memory */
+#define REDO_ROOM (1u << 20)
+
+/* ---- options ------------------------------------------------------------------------------------------- */
+
+const char *option_value(const char *const *options, const char *key)
+{
+	size_t len = strlen(key);
+
+	for (const char *const *o = options; o && *o; o++)
+		if (!strncmp(*o, key, len) && (*o)[len] == '=')
+			return *o + len + 1;
+	return NULL;
+}
+
+/* Which of the words it is, the first being the default; -1 with a message: none of them. */
+static int option_word(const struct rd_host *host, const struct rd_open_args *args, const char *key,
+		       const char *first, const char *second)
+{
+	const char *value = option_value(args->options, key);
+
+	if (!value || !strcmp(value, first))
+		return 0;
+	if (!strcmp(value, second))
+		return 1;
+	host->log(host, RD_LOG_ERR, "%s is %s or %s, not %.32s", key, first, second, value);
+	return -1;
+}
+
+static const struct rd_option options[] = {
+	{ "parent", "auto or none: open a differencing image alone, without what it stands on" },
+	{ "discard", "unmap or ignore: what a guest discards gives back space (default: unmap)" },
+	{ "damaged", "refuse or open: an image whose tables are wrong, for writing (only to repair it)" },
+	{ NULL, NULL },
+};
+
+struct choices {
+	int no_parent, no_discard, damaged;
+};
+
+static int parse_options(const struct rd_host *host, const struct rd_open_args *args, struct choices *c)
+{
+	c->no_parent = option_word(host, args, "parent", "auto", "none");
+	c->no_discard = option_word(host, args, "discard", "unmap", "ignore");
+	c->damaged = option_word(host, args, "damaged", "refuse", "open");
+	return c->no_parent < 0 || c->no_discard < 0 || c->damaged < 0 ? -EINVAL : 0;
+}
+
+/* ---- opening ------------------------------------------------------------------------------------------- */
+
+static int say(struct vhd *v, int r, const char *what)
+{
+	if (r)
+		v->host->log(v->host, RD_LOG_ERR, "%s: %s: %s", v->path, what, strerror(-r));
+	return r;
+}
+
+/* What a dead daemon has left: before anything is read. */
+static int recover(struct vhd *v)
+{
+	int r;
+
+	if (v->flags & RD_OPEN_PROBE || !v->host->redo_recover)
+		return 0;
+	r = v->host->redo_recover(v->host, v->file, 0);
+	if (r > 0)
+		v->host->log(v->host, RD_LOG_INFO, "%s: %d changes recovered", v->path, r);
+	return r == -EOPNOTSUPP || r > 0 ? 0 : r;
+}
+
+static int open_fixed(struct vhd *v)
+{
+	uint64_t size = footer_disk_size(&v->footer), file;
+	const char *wrong = NULL;
+	int r = file_size(v, &file);
+
+	if (r)
+		return say(v, r, "size");
+	file -= file % SECTOR == FTR_LENGTH_OLD ? FTR_LENGTH_OLD : FTR_LENGTH;
+	if (!size)
+		wrong = "the disk has no sectors";
+	else if (size > SECTORS_MAX * SECTOR)
+		wrong = "the disk is larger than the format's 2040 GiB";
+	else if (size > file)
+		wrong = "the file ends before the disk does";
+	if (wrong) {
+		v->host->log(v->host, RD_LOG_ERR, "%s: %s", v->path, wrong);
+		return -EINVAL;
+	}
+	v->size = size;
+	return 0;
+}
+
+static void set_geometry(struct vhd *v)
+{
+	v->size = footer_disk_size(&v->footer);
+	v->block = v->h.block;
+	v->block_bits = (uint32_t)__builtin_ctz(v->block);
+	v->bitmap_bytes = (uint32_t)align_up(v->block / SECTOR / 8 + !(v->block / SECTOR / 8), SECTOR);
+	v->blocks = (uint32_t)blocks_of(v->size, v->block);
+	v->moving = BAT_UNUSED;
+}
+
+/* An image in which blocks lie over each other, or nowhere, is not written to. */
+static int judge(struct vhd *v, uint32_t bad, bool accept)
+{
+	if (!bad)
+		return 0;
+	if (v->writable && !accept) {
+		v->host->log(v->host, RD_LOG_ERR,
+			     "%s: %u entries of the table of blocks are impossible: can only be read, "
+			     "or repaired with ringdisk-img check",
+			     v->path, bad);
+		return -EUCLEAN;
+	}
+	v->damaged = true;
+	v->host->log(v->host, RD_LOG_WARN, "%s: %u entries of the table of blocks are impossible", v->path,
+		     bad);
+	return 0;
+}
+
+/* The footer at 0 is what is left when power fails while blocks are allocated: it must be good before that. */
+static int mend_copy(struct vhd *v)
+{
+	int r;
+
+	if (!v->writable || v->copy_valid || v->damaged)
+		return 0;
+	footer_encode(&v->footer);
+	r = footer_write_at(v, &v->footer, 0);
+	r = r ? r : v->host->file_flush(v->file);
+	v->copy_valid = !r;
+	return say(v, r, "the footer's copy");
+}
+
+static int start_meta(struct vhd *v)
+{
+	struct meta_config config = {
+		.host = v->host,
+		.file = v->file,
+		.redo_room = REDO_ROOM,
+		.slice = SECTOR,
+		.budget = CACHE,
+		.orders = ORDERS,
+		.released = alloc_released,
+		.ctx = v,
+	};
+	int r = 0;
+
+	if (v->writable && v->host->redo_create)
+		r = v->host->redo_create(v->host, v->file, 0, REDO_ROOM, &config.redo);
+	if (r && r != -EOPNOTSUPP)
+		return say(v, r, "redo log");
+	if (r)
+		config.redo = NULL;
+	r = meta_open(&config, &v->meta);
+	if (r && config.redo)
+		v->host->redo_close(config.redo, 1);
+	return r;
+}
+
+static int open_dynamic(struct vhd *v, const struct choices *choices)
+{
+	uint32_t bad = 0;
+	int r = header_read(v);
+
+	if (r)
+		return r;
+	set_geometry(v);
+	r = batmap_read(v);
+	if (!r)
+		r = say(v, bat_load(v, &bad), "table of blocks");
+	if (!r)
+		r = judge(v, bad, choices->damaged);
+	if (!r && v->footer.type == TYPE_DIFFERENCING && !choices->no_parent) {
+		say(v, r = -ENOTSUP, "differencing disks are opened with parent=none only");
+	}
+	if (!r)
+		r = mend_copy(v);
+	if (!r && v->writable && !v->damaged)
+		r = alloc_init(v);
+	return r ? r : start_meta(v);
+}
+
+static void vhd_free(struct vhd *v)
+{
+	if (v->parent)
+		v->host->child_close(v->parent);
+	alloc_free(v);
+	claims_destroy(&v->claims);
+	v->host->file_close(v->file);
+	free(v->bat);
+	free(v->full);
+	free(v->batmap.bits);
+	free(v->parent_name);
+	free(v->path);
+	free(v);
+}
+
+static uint32_t smaller_or(uint32_t value, uint32_t otherwise)
+{
+	return value ? value : otherwise;
+}
+
+static int fill_info(struct vhd *v, struct rd_info *info)
+{
+	struct rd_info file = { .struct_size = sizeof(file) };
+	int r = v->host->file_info(v->file, &file);
+
+	if (r)
+		return r;
+	info->size = __atomic_load_n(&v->size, __ATOMIC_RELAXED);
+	info->logical_block = SECTOR;
+	info->physical_block = MAX(file.physical_block, SECTOR);
+	info->optimal_io = v->fixed ? file.optimal_io : 0;
+	info->discard_granularity = smaller_or(file.discard_granularity, SECTOR);
+	info->caps = RD_CAP_PARALLEL;
+	if (!v->writable || v->damaged)
+		return 0;
+	info->caps |= RD_CAP_FLUSH | RD_CAP_SNAPSHOT | RD_CAP_WRITE_ZEROES;
+	if (v->fixed)
+		info->caps &= ~(file.caps & RD_CAP_WRITE_ZEROES ? 0 : RD_CAP_WRITE_ZEROES);
+	if (v->fixed && v->block_device)
+		info->caps &= ~RD_CAP_RESIZE;
+	if (v->discard_unmap && (!v->fixed || file.caps & RD_CAP_DISCARD))
+		info->caps |= RD_CAP_DISCARD;
+	return 0;
+}
+
+static int open_image(struct vhd *v, const struct choices *choices, struct rd_info *info)
+{
+	struct rd_info file = { .struct_size = sizeof(file) };
+	int r = v->host->file_info(v->file, &file);
+
+	if (r)
+		return say(v, r, "size");
+	/* A file that is open for writing and cannot be resized is a device. */
+	v->block_device = v->writable && !(file.caps & RD_CAP_RESIZE);
+	r = recover(v);
+	if (!r)
+		r = footers_read(v);
+	if (!r)
+		r = v->fixed ? open_fixed(v) : open_dynamic(v, choices);
+	return r ? r : fill_info(v, info);
+}
+
+static int vhd_open(const struct rd_host *host, const struct rd_open_args *args, void **handle,
+		    struct rd_info *info)
+{
+	struct choices choices = { 0 };
+	struct vhd *v = calloc(1, sizeof(*v));
+	int r;
+
+	if (!v)
+		return -ENOMEM;
+	claims_init(&v->claims);
+	v->host = host;
+	v->flags = args->flags;
+	v->writable = args->flags & RD_OPEN_WRITE && !(args->flags & RD_OPEN_PROBE);
+	v->path = strdup(args->target);
+	r = v->path ? parse_options(host, args, &choices) : -ENOMEM;
+	v->discard_unmap = !choices.no_discard;
+	if (!r)
+		r = host->file_open(host, args->target, args->flags, &v->file);
+	if (r)
+		goto err_free;
+	r = open_image(v, &choices, info);
+	if (!r) {
+		*handle = v;
+		return 0;
+	}
+	if (v->meta)
+		meta_close(v->meta, true);
+	vhd_free(v);
+	return r;
+
+err_free:
+	claims_destroy(&v->claims);
+	free(v->path);
+	free(v);
+	return r;
+}
+
+/* ---- closing ------------------------------------------------------------------------------------------- */
+
+/* Nothing is in flight; the file is as good as memory. What fails here costs hints, or room at the end. */
+static void tidy(struct vhd *v)
+{
+	if (!v->changed && !v->batmap.stale)
+		return;
+	say(v, batmap_write(v), "batmap");
+	say(v, alloc_trim(v), "footer");
+}
+
+static int vhd_close(void *handle)
+{
+	struct vhd *v = handle;
+	int r = 0;
+
+	if (v->meta)
+		r = meta_close(v->meta, false);
+	if (!r && v->alloc)
+		tidy(v);
+	vhd_free(v);
+	return r;
+}
+
+static int vhd_refresh(void *handle, struct rd_info *info)
+{
+	return fill_info(handle, info);
+}
+
+int vhd_flush(void *handle)
+{
+	struct vhd *v = handle;
+
+	return v->fixed ? v->host->file_flush(v->file) : meta_checkpoint(v->meta);
+}
+
+/* ---- facts --------------------------------------------------------------------------------------------- */
+
+bool uuid_is_null(const uint8_t uuid[16])
+{
+	static const uint8_t null[16];
+
+	return !memcmp(uuid, null, sizeof(null));
+}
+
+void uuid_text(const uint8_t u[16], char text[37])
+{
+	snprintf(text, 37, "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", u[0], u[1],
+		 u[2], u[3], u[4], u[5], u[6], u[7], u[8], u[9], u[10], u[11], u[12], u[13], u[14], u[15]);
+}
+
+static void tell_uuid(const struct rd_facts *facts, const char *key, const uint8_t uuid[16])
+{
+	char text[37];
+
+	uuid_text(uuid, text);
+	facts->text(facts->ctx, key, text);
+}
+
+static void tell_time(const struct rd_facts *facts, const char *key, uint32_t timestamp)
+{
+	time_t when = (time_t)TIME_BASE + timestamp;
+	struct tm tm;
+	char text[32];
+
+	if (gmtime_r(&when, &tm) && strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &tm))
+		facts->text(facts->ctx, key, text);
+}
+
+/* Four characters, if they can be shown. */
+static void tell_creator(const struct rd_facts *facts, const struct footer *f)
+{
+	char text[sizeof(f->creator)], version[24];
+
+	memcpy(text, f->creator, sizeof(text));
+	for (char *c = text; *c; c++)
+		*c = *c < ' ' || *c > '~' ? '?' : *c;
+	facts->text(facts->ctx, "creator", text);
+	snprintf(version, sizeof(version), "%u.%u", f->creator_version >> 16, f->creator_version & 0xffff);
+	facts->text(facts->ctx, "creator-version", version);
+}
+
+static void tell_blocks(struct vhd *v, const struct rd_facts *facts)
+{
+	uint64_t used = 0;
+
+	meta_rdlock(v->meta);
+	for (uint32_t i = 0; i < v->blocks; i++)
+		used += bat_used(v->bat[i]);
+	meta_rdunlock(v->meta);
+	facts->number(facts->ctx, "block-size", v->block);
+	facts->number(facts->ctx, "blocks", v->blocks);
+	facts->number(facts->ctx, "allocated-blocks", used);
+	facts->number(facts->ctx, "max-blocks", v->h.entries);
+	facts->boolean(facts->ctx, "batmap", v->batmap.there);
+}
+
+static void tell_parent(struct vhd *v, const struct rd_facts *facts)
+{
+	if (!uuid_is_null(v->h.parent_uuid))
+		tell_uuid(facts, "parent-uuid", v->h.parent_uuid);
+	tell_time(facts, "parent-time", v->h.parent_timestamp);
+	if (v->parent_name)
+		facts->text(facts->ctx, "backing-file", v->parent_name);
+	facts->text(facts->ctx, "backing-format", uuid_is_null(v->h.parent_uuid) ? "raw" : "vhd");
+}
+
+static void vhd_describe(void *handle, const struct rd_facts *facts)
+{
+	struct vhd *v = handle;
+	const struct footer *f = &v->footer;
+	char geometry[32];
+
+	facts->text(facts->ctx, "type",
+		    v->fixed			     ? "fixed"
+		    : f->type == TYPE_DIFFERENCING ? "differencing"
+						     : "dynamic");
+	tell_uuid(facts, "uuid", f->uuid);
+	tell_creator(facts, f);
+	tell_time(facts, "created", f->timestamp);
+	facts->number(facts->ctx, "original-size", f->original_size);
+	facts->number(facts->ctx, "current-size", f->current_size);
+	snprintf(geometry, sizeof(geometry), "%u/%u/%u", f->geometry >> 16, f->geometry >> 8 & 0xff,
+		 f->geometry & 0xff);
+	facts->text(facts->ctx, "geometry", geometry);
+	facts->boolean(facts->ctx, "saved-state", f->saved != 0);
+	facts->boolean(facts->ctx, "hidden", f->hidden != 0);
+	facts->boolean(facts->ctx, "temporary", (f->features & FEATURE_TEMPORARY) != 0);
+	if (v->fixed)
+		return;
+	tell_blocks(v, facts);
+	if (f->type == TYPE_DIFFERENCING)
+		tell_parent(v, facts);
+}
+
+static void vhd_counters(void *handle, const struct rd_facts *facts)
+{
+	struct vhd *v = handle;
+	struct meta_counters c = { 0 };
+
+	if (v->fixed)
+		return;
+	meta_count(v->meta, &c);
+	facts->number(facts->ctx, "blocks-allocated", v->count.allocated);
+	facts->number(facts->ctx, "blocks-freed", v->count.freed);
+	facts->number(facts->ctx, "bitmap-changes", v->count.in_clear);
+	facts->number(facts->ctx, "bytes-punched", v->count.punched);
+	facts->number(facts->ctx, "cache-hits", c.hits);
+	facts->number(facts->ctx, "cache-misses", c.misses);
+	facts->number(facts->ctx, "cache-evictions", c.evictions);
+	facts->number(facts->ctx, "cache-dirty", c.dirty);
+	facts->number(facts->ctx, "cache-resident", c.resident);
+	facts->number(facts->ctx, "checkpoints", c.checkpoints);
+}
+
+static const struct rd_driver driver = {
+	.struct_size = sizeof(driver),
+	.api = RD_DRIVER_API,
+	.name = "vhd",
+	.version = "1",
+	.description = "VHD images, fixed, dynamic and differencing; the target is a path (vhd:/srv/a.vhd)",
+	.options = options,
+	.open = vhd_open,
+	.close = vhd_close,
+	.readv = vhd_readv,
+	.writev = vhd_writev,
+	.flush = vhd_flush,
+	.discard = vhd_discard,
+	.write_zeroes = vhd_write_zeroes,
+	.map = vhd_map,
+	.unmap = vhd_unmap,
+	.refresh = vhd_refresh,
+	.describe = vhd_describe,
+	.counters = vhd_counters,
+};
+RD_REGISTER_DRIVER(driver);
