@@ -22,4 +22,20 @@ uint32_t img_flags(const struct image *image); /* RD_OPEN_* */
 /* image.c: open what an image stands on. The reason of a failure becomes the parent's. */
 int img_open_below(struct image *parent, const char *params, uint32_t flags, struct image **child);
 
+/* image.c, for image-manage.c. */
+void *img_handle(const struct image *image);
+/* What a callback returned, if it may: 0 or -errno. */
+int img_result(struct image *image, const char *callback, int r);
+/* A serial driver's calls one at a time. */
+void img_turn_begin(struct image *image);
+void img_turn_end(struct image *image);
+/* Bounds of a write; the sum of the vectors goes to *length. */
+int img_check_write(const struct image *image, const struct iovec *iov, int iovcnt, uint64_t offset,
+		    uint64_t *length);
+/* An image without a handle, which lends its host to a driver that creates: the reason of a failure goes to
+ * err. NULL: no memory. */
+struct image *img_new_blank(const char *disk, const struct rd_driver *driver, char *err, size_t errlen);
+const struct rd_host *img_host(const struct image *image);
+void img_free_blank(struct image *image);
+
 #endif

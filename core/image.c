@@ -244,23 +244,34 @@ static void image_free(struct image *image)
 	free(image);
 }
 
-static int open_at_depth(const char *disk, const struct params *params, uint32_t flags,
-			 unsigned depth, struct image **opened, char *err, size_t errlen)
+static struct image *image_new(const char *disk, const struct rd_driver *driver, uint32_t flags,
+			       unsigned depth)
 {
 	struct image *image = calloc(1, sizeof(*image));
-	int r;
 
 	if (!image || !(image->disk = strdup(disk ? disk : ""))) {
 		free(image);
-		snprintf(err, errlen, "out of memory");
-		return -ENOMEM;
+		return NULL;
 	}
 	img_host_init(&image->host, image);
 	pthread_mutex_init(&image->turn, NULL);
 	log_limit_init(&image->broken, 5, 60000);
-	image->driver = params->driver;
+	image->driver = driver;
 	image->flags = flags;
 	image->depth = depth;
+	return image;
+}
+
+static int open_at_depth(const char *disk, const struct params *params, uint32_t flags,
+			 unsigned depth, struct image **opened, char *err, size_t errlen)
+{
+	struct image *image = image_new(disk, params->driver, flags, depth);
+	int r;
+
+	if (!image) {
+		snprintf(err, errlen, "out of memory");
+		return -ENOMEM;
+	}
 	image->err = err;
 	image->errlen = errlen;
 	err[0] = '\0';
@@ -334,6 +345,40 @@ bool img_writable(const struct image *image)
 	return image->flags & RD_OPEN_WRITE;
 }
 
+/* ---- for image-manage.c
+ * -------------------------------------------------------------------------- */
+
+void *img_handle(const struct image *image)
+{
+	return image->handle;
+}
+
+int img_result(struct image *image, const char *callback, int r)
+{
+	return result(image, callback, r);
+}
+
+struct image *img_new_blank(const char *disk, const struct rd_driver *driver, char *err, size_t errlen)
+{
+	struct image *image = image_new(disk, driver, RD_OPEN_WRITE, 0);
+
+	if (image) {
+		image->err = err;
+		image->errlen = errlen;
+	}
+	return image;
+}
+
+const struct rd_host *img_host(const struct image *image)
+{
+	return &image->host;
+}
+
+void img_free_blank(struct image *image)
+{
+	image_free(image);
+}
+
 /* ---- data
  * ---------------------------------------------------------------------------------------- */
 
@@ -374,6 +419,22 @@ static void turn_end(struct image *image)
 {
 	if (image->serial)
 		pthread_mutex_unlock(&image->turn);
+}
+
+void img_turn_begin(struct image *image)
+{
+	turn_begin(image);
+}
+
+void img_turn_end(struct image *image)
+{
+	turn_end(image);
+}
+
+int img_check_write(const struct image *image, const struct iovec *iov, int iovcnt, uint64_t offset,
+		    uint64_t *length)
+{
+	return check_vectors(image, true, iov, iovcnt, offset, length);
 }
 
 int img_readv(struct image *image, const struct iovec *iov, int iovcnt, uint64_t offset)

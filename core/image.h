@@ -51,4 +51,36 @@ void img_unmap(struct image *image, uint64_t token);
 int img_refresh(struct image *image);
 int img_resize(struct image *image, uint64_t size);
 
+/*
+ * Management, for drivers of API 2; image-manage.c. Control threads, nothing else in flight unless it says
+ * otherwise. -EOPNOTSUPP: the driver cannot do it (img_driver() tells before).
+ */
+
+/* What img_create is to make; see struct rd_create_args. */
+struct img_create {
+	uint64_t size; /* bytes; 0 with a backing file: its size */
+	const char *backing, *backing_format;
+	/* The target may be there: a file that nobody uses loses its content; a block device is given
+	 * to the driver as it is. */
+	bool overwrite;
+};
+/*
+ * Make a new image: the file, and in it what the driver of params puts there. The options of params are those of
+ * creation. -EEXIST: there is something already. When it fails the file is removed, unless it was there before
+ * and nothing has been changed. Logs the reason, and writes it to err, as img_open.
+ */
+int img_create(const char *disk, const struct params *params, const struct img_create *what, char *err,
+	       size_t errlen);
+/* Facts go to the caller as they come from the driver, but for keys that are not of [a-z0-9.-]: those are left
+ * out. Describe: any time. Counters: any thread, any time. */
+int img_describe(struct image *image, const struct rd_facts *facts);
+int img_counters(struct image *image, const struct rd_facts *facts);
+/* flags: RD_CHECK_*, 0 for an image that is not open for writing. Zeroes result first. */
+int img_check(struct image *image, uint32_t flags, const struct rd_progress *progress, struct rd_check *result);
+/* op: RD_SNAPSHOT_*. After RD_SNAPSHOT_APPLY img_info tells the snapshot's size. */
+int img_snapshot(struct image *image, int op, const char *name, const struct rd_progress *progress);
+int img_set_backing(struct image *image, const char *backing, const char *backing_format);
+/* Any thread. offset and length: whole clusters (img_info's optimal_io), or to the end of the image. */
+int img_write_compressed(struct image *image, const struct iovec *iov, int iovcnt, uint64_t offset);
+
 #endif

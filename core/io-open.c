@@ -69,6 +69,7 @@ struct io_syscalls io_sys = {
 	.fdatasync = fdatasync,
 	.fallocate = fallocate,
 	.ftruncate = ftruncate,
+	.lseek = lseek,
 	.aio_setup = io_setup,
 	.aio_destroy = io_destroy,
 	.aio_submit = io_submit,

@@ -30,6 +30,7 @@ struct io_syscalls {
 	int (*fdatasync)(int fd);
 	int (*fallocate)(int fd, int mode, off_t offset, off_t length);
 	int (*ftruncate)(int fd, off_t length);
+	off_t (*lseek)(int fd, off_t offset, int whence);
 	/* As libaio: -errno. */
 	int (*aio_setup)(int depth, io_context_t *ctx);
 	int (*aio_destroy)(io_context_t ctx);

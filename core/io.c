@@ -711,3 +711,33 @@ bool io_is_direct(const struct rd_file *file, uint32_t *mem, uint32_t *len)
 	*len = file->len_align;
 	return file->direct;
 }
+
+/* Where the next data (or hole) is. All reads and writes name their offset: that of the descriptor is free to use. */
+static uint64_t seek(struct rd_file *file, uint64_t offset, uint64_t end, int whence)
+{
+	off_t at = io_sys.lseek(file->fd, (off_t)offset, whence);
+
+	if (at >= 0)
+		return MAX(MIN((uint64_t)at, end), offset);
+	/* ENXIO: nothing more of it before the end of the file. Anything else: the system does not tell. */
+	return whence == SEEK_DATA && errno != ENXIO ? offset : end;
+}
+
+int io_stored(struct rd_file *file, uint64_t offset, uint64_t length, bool *hole, uint64_t *same)
+{
+	uint64_t end, next;
+
+	if (!length || !add_u64(offset, length, &end) || end > INT64_MAX)
+		return -EINVAL;
+	*hole = false;
+	*same = length;
+	if (file->block)
+		return 0;
+	next = seek(file, offset, end, SEEK_DATA);
+	*hole = next > offset;
+	if (!*hole)
+		next = seek(file, offset, end, SEEK_HOLE);
+	/* A file that changes meanwhile may answer both with the same place. */
+	*same = next > offset ? next - offset : length;
+	return 0;
+}

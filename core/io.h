@@ -34,6 +34,12 @@ int io_zero(struct rd_file *file, uint64_t offset, uint64_t length, uint32_t fla
 int io_truncate(struct rd_file *file, uint64_t size);
 int io_info(struct rd_file *file, struct rd_info *info);
 const char *io_path(const struct rd_file *file);
+/*
+ * What the file system stores of a range inside the file: *hole says that its beginning is a hole, which reads as
+ * zeroes; the result in *same is for how many bytes (1 to length) that holds. Where the system does not tell, and on
+ * block devices, all is data. Any thread; may block.
+ */
+int io_stored(struct rd_file *file, uint64_t offset, uint64_t length, bool *hole, uint64_t *same);
 
 /*
  * For pollers: the same, but -EAGAIN when it cannot be done at once here.  Uses RWF_NOWAIT where the

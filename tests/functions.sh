@@ -7,7 +7,7 @@
 #	wait_for 10 test -S "$tmp/control.sock"
 #
 # What it gives: a private directory $tmp below the build tree, removed at the end; the programs of this
-# build as $ringdiskd, $ringdisk, $bench and the drivers' directory as $drivers; strict mode.
+# build as $ringdiskd, $ringdisk, $bench, $rimg and the drivers' directory as $drivers; strict mode.
 
 set -euo pipefail
 
@@ -24,6 +24,7 @@ srcdir=$top_srcdir/tests
 	ringdiskd=$top_builddir/core/ringdiskd
 	ringdisk=$top_builddir/tools/ringdisk
 	bench=$top_builddir/tools/ringdisk-bench
+	rimg=$top_builddir/tools/ringdisk-img
 	drivers=$top_builddir/drivers/.libs
 }
 

@@ -17,11 +17,11 @@ struct raw {
 };
 
 /* The value of a "key=value" option, or NULL. */
-static const char *option(const struct rd_open_args *args, const char *key)
+static const char *option(const char *const *options, const char *key)
 {
 	size_t len = strlen(key);
 
-	for (const char *const *o = args->options; o && *o; o++)
+	for (const char *const *o = options; o && *o; o++)
 		if (!strncmp(*o, key, len) && (*o)[len] == '=')
 			return *o + len + 1;
 	return NULL;
@@ -30,7 +30,7 @@ static const char *option(const struct rd_open_args *args, const char *key)
 static int parse_sector(const struct rd_host *host, const struct rd_open_args *args,
 			uint32_t *sector)
 {
-	const char *value = option(args, "sector-size");
+	const char *value = option(args->options, "sector-size");
 
 	*sector = 0;
 	if (!value)
@@ -198,6 +198,91 @@ static int raw_resize(void *handle, uint64_t size)
 	return raw->host->file_truncate(raw->file, size);
 }
 
+/* ---- a new image
+ * --------------------------------------------------------------------------------- */
+
+static int write_zeroes(const struct rd_host *host, struct rd_file *file, uint64_t size)
+{
+	const size_t step = 1 << 20;
+	struct iovec iov = { .iov_base = host->alloc(host, step) };
+	int r = 0;
+
+	if (!iov.iov_base)
+		return -ENOMEM;
+	for (uint64_t at = 0; at < size && !r; at += iov.iov_len) {
+		iov.iov_len = size - at < step ? (size_t)(size - at) : step;
+		r = host->file_writev(file, &iov, 1, at);
+	}
+	host->free(host, iov.iov_base);
+	return r;
+}
+
+/* A file is made as long as it shall be; of a device only the first part is used. */
+static int size_file(const struct rd_host *host, const struct rd_create_args *args, struct rd_file *file)
+{
+	struct rd_info info = { .struct_size = sizeof(info) };
+	int r = host->file_info(file, &info);
+
+	if (r)
+		return r;
+	if (info.caps & RD_CAP_RESIZE)
+		return host->file_truncate(file, args->size);
+	if (info.size >= args->size)
+		return 0;
+	host->log(host, RD_LOG_WARN, "%s: the device has %llu bytes", args->target,
+		  (unsigned long long)info.size);
+	return -ENOSPC;
+}
+
+static int preallocate(const struct rd_host *host, const struct rd_create_args *args, struct rd_file *file)
+{
+	const char *how = option(args->options, "preallocation");
+
+	if (!how || !strcmp(how, "off"))
+		return 0;
+	if (!strcmp(how, "falloc"))
+		return host->file_zero(file, 0, args->size, 0);
+	return write_zeroes(host, file, args->size);
+}
+
+static int check_create(const struct rd_host *host, const struct rd_create_args *args)
+{
+	const char *how = option(args->options, "preallocation");
+
+	if (args->backing) {
+		host->log(host, RD_LOG_ERR, "%s: a raw image stands on nothing", args->target);
+		return -EINVAL;
+	}
+	if (how && strcmp(how, "off") != 0 && strcmp(how, "falloc") != 0 && strcmp(how, "full") != 0) {
+		host->log(host, RD_LOG_ERR, "preallocation is off, falloc or full, not %.32s", how);
+		return -EINVAL;
+	}
+	return 0;
+}
+
+static int raw_create(const struct rd_host *host, const struct rd_create_args *args)
+{
+	struct rd_file *file;
+	int r = check_create(host, args);
+
+	if (!r)
+		r = host->file_open(host, args->target, RD_OPEN_WRITE, &file);
+	if (r)
+		return r;
+	r = size_file(host, args, file);
+	if (!r)
+		r = preallocate(host, args, file);
+	if (r)
+		host->log(host, RD_LOG_ERR, "%s: %s", args->target, strerror(-r));
+	host->file_close(file);
+	return r;
+}
+
+static const struct rd_option create_options[] = {
+	{ "preallocation", "off, falloc (space is reserved) or full (zeroes are written)" },
+	{ NULL, NULL },
+};
+
 static const struct rd_option options[] = {
 	{ "sector-size", "512 or 4096: what the guest sees (default: 512, or the device's own)" },
 	{ NULL, NULL },
@@ -221,5 +306,7 @@ static const struct rd_driver driver = {
 	.unmap = raw_unmap,
 	.refresh = raw_refresh,
 	.resize = raw_resize,
+	.create_options = create_options,
+	.create = raw_create,
 };
 RD_REGISTER_DRIVER(driver);

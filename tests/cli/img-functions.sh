@@ -1,0 +1,47 @@
+# shellcheck shell=bash
+# For the tests of ringdisk-img: source it after ../functions.sh.
+# shellcheck disable=SC2154
+
+# img STATUS VERB ARG...: run it, expect that exit status; its output is in $tmp/out and $tmp/err.
+img()
+{
+	local expected=$1 status=0
+	shift
+	timeout 120 "$rimg" "$@" --driver-dir "$drivers" >"$tmp/out" 2>"$tmp/err" || status=$?
+	[ "$status" = "$expected" ] || {
+		cat "$tmp/out" "$tmp/err" >&2
+		fail "ringdisk-img $*: exit status $status, expected $expected"
+	}
+}
+
+# says FILE TEXT: it must be there, as it stands.
+says()
+{
+	grep -qF -e "$2" "$tmp/$1" || {
+		cat "$tmp/$1" >&2
+		fail "not in $1: $2"
+	}
+}
+
+# fill FILE OFFSET LENGTH: random bytes, in KiB.
+fill()
+{
+	dd if=/dev/urandom of="$1" bs=1024 seek="$2" count="$3" conv=notrunc status=none
+}
+
+# json EXPRESSION: of what was printed, as d.
+json()
+{
+	python3 -c 'import json, sys
+d = json.load(sys.stdin)
+sys.exit(0 if eval(sys.argv[1]) else 1)' "$1" <"$tmp/out" || {
+		cat "$tmp/out" >&2
+		fail "not true: $1"
+	}
+}
+
+# stored FILE: how many bytes of it are on the disk.
+stored()
+{
+	echo $(($(stat -c '%b * %B' "$1")))
+}

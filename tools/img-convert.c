@@ -1,0 +1,250 @@
+/*
+ * ringdisk-img convert: copy an image into another, of any format.
+ *
+ * What the source's map says to be zero is never read, and what turns out to be zero is not written, where the
+ * target is new. A target that is made here is removed when anything fails.
+ */
+#include "img.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/bytes.h"
+#include "img-copy.h"
+#include "table.h"
+
+static bool force, no_create, compress, sync_end, target_is_zero;
+static const char *threads, *backing, *backing_format;
+static uint64_t sparse = UINT64_MAX;
+static struct verb_texts more;
+
+static const struct verb_option options[] = {
+	{"option", 'o', OPTION_LIST, "KEY=VALUE", "an option of the new image; may be repeated", &more},
+	{"compress", 'c', OPTION_FLAG, NULL, "compress, where the target's format can", &compress},
+	{"sparse", 'S', OPTION_SIZE, "SIZE", "zeroes that long are not written (4K, or a cluster; 0: all are)",
+	 &sparse},
+	{"no-create", 'n', OPTION_FLAG, NULL, "copy into an image that is there", &no_create},
+	{"target-is-zero", 0, OPTION_FLAG, NULL, "with -n: believe that it holds zeroes only", &target_is_zero},
+	{"backing", 'b', OPTION_TEXT, "PATH", "the new image is an overlay on this one, which is believed to hold\n"
+	 "                           what IMAGE stands on: only what IMAGE itself says is copied", &backing},
+	{"backing-format", 'F', OPTION_TEXT, "FORMAT", "the format of the backing image", &backing_format},
+	{"sync", 0, OPTION_FLAG, NULL, "end only when everything is on the disk", &sync_end},
+	{"threads", 'T', OPTION_TEXT, "N", "copies at the same time (4)", &threads},
+	{"force", 'f', OPTION_FLAG, NULL, "overwrite a file that is there", &force},
+	{NULL, 0, OPTION_FLAG, NULL, NULL, NULL},
+};
+
+struct convert {
+	struct image *from, *to;
+	struct walk walk;
+	uint32_t granule;
+	bool zeroed; /* the target holds zeroes */
+	bool detect; /* look for zeroes in data */
+	bool overlay;
+};
+
+/* ---- the work of the threads -------------------------------------------------------------------------------- */
+
+static int next(void *ctx, struct piece *piece)
+{
+	struct convert *c = ctx;
+	int r;
+
+	/* In an overlay what is not said stays unsaid. */
+	while (c->overlay) {
+		struct run run;
+
+		r = walk_look(&c->walk, &run);
+		if (r <= 0)
+			return r;
+		if (run.present)
+			break;
+		walk_step(&c->walk, run.length);
+		progress_add(run.length);
+	}
+	while ((r = copy_next(&c->walk, c->granule, piece)) > 0) {
+		if (piece->kind == PIECE_DATA || !c->zeroed)
+			return r;
+		progress_add(piece->length);
+	}
+	return r;
+}
+
+static int write_part(const struct convert *c, const struct worker *w, const struct piece *piece, size_t from,
+                      size_t to)
+{
+	struct iovec iov = {.iov_base = w->buffer[0] + from, .iov_len = to - from};
+
+	if (compress)
+		return img_write_compressed(c->to, &iov, 1, piece->offset + from);
+	return img_writev(c->to, &iov, 1, piece->offset + from);
+}
+
+static int write_zero_part(const struct convert *c, const struct piece *piece, size_t from, size_t to)
+{
+	return c->zeroed ? 0 : img_write_zeroes(c->to, piece->offset + from, to - from, RD_ZERO_MAY_UNMAP);
+}
+
+/* Runs of granules with and without data, one after the other. */
+static int write_sparse(const struct convert *c, const struct worker *w, const struct piece *piece)
+{
+	size_t length = piece->length, start = 0, at = 0;
+	int r = 0;
+
+	while (start < length && !r) {
+		bool zero = is_zero(w->buffer[0] + start, MIN((size_t)c->granule, length - start));
+
+		for (at = start + c->granule; at < length; at += c->granule)
+			if (is_zero(w->buffer[0] + at, MIN((size_t)c->granule, length - at)) != zero)
+				break;
+		at = MIN(at, length);
+		r = zero ? write_zero_part(c, piece, start, at) : write_part(c, w, piece, start, at);
+		start = at;
+	}
+	return r;
+}
+
+static int work(const struct worker *worker, const struct piece *piece)
+{
+	struct convert *c = worker->ctx;
+	struct iovec iov = {.iov_base = worker->buffer[0], .iov_len = piece->length};
+	int r;
+
+	if (piece->kind == PIECE_ZERO) {
+		r = img_write_zeroes(c->to, piece->offset, piece->length, RD_ZERO_MAY_UNMAP);
+	} else {
+		r = img_readv(c->from, &iov, 1, piece->offset);
+		if (r)
+			return tool_failed(r, "reading at byte %llu", (unsigned long long)piece->offset), r;
+		r = c->detect ? write_sparse(c, worker, piece) : write_part(c, worker, piece, 0, piece->length);
+	}
+	if (r)
+		tool_failed(r, "writing at byte %llu", (unsigned long long)piece->offset);
+	return r;
+}
+
+/* ---- the whole ------------------------------------------------------------------------------------------------ */
+
+static int copy(struct source *from, struct source *to)
+{
+	struct convert c = {
+		.from = from->image,
+		.to = to->image,
+		.granule = copy_granule(to->image),
+		.zeroed = (!no_create || target_is_zero) && !backing,
+		.detect = sparse != 0,
+		.overlay = backing,
+	};
+	struct job job = {.next = next, .work = work, .ctx = &c};
+	int r = job_threads(threads, &job.threads);
+
+	if (r)
+		return r;
+	if (sparse != UINT64_MAX && sparse)
+		c.granule = (uint32_t)MAX(sparse, compress ? (uint64_t)c.granule : 0);
+	r = walk_init(&c.walk, from->image, false);
+	progress_start("convert", img_info(from->image)->size, true);
+	if (!r)
+		r = job_run(&job);
+	if (!r && sync_end)
+		r = img_flush(to->image);
+	progress_end();
+	walk_done(&c.walk);
+	return r ? tool_failed(r, "%s: not copied", from->string) : 0;
+}
+
+static int check_sizes(const struct source *from, const struct source *to)
+{
+	uint64_t size = img_info(from->image)->size, room = img_info(to->image)->size;
+
+	if (room < size)
+		return tool_fail("%s has %llu bytes, less than the %llu of %s; make it larger with resize",
+		                 to->string, (unsigned long long)room, (unsigned long long)size, from->string);
+	if (compress && !img_driver(to->image)->write_compressed)
+		return tool_fail("%s: this format cannot be compressed", to->string);
+	return 0;
+}
+
+static int create(struct source *from, struct source *to)
+{
+	const struct img_create what = {
+		.size = img_info(from->image)->size,
+		.backing = backing,
+		.backing_format = backing_format,
+		.overwrite = force,
+	};
+	int status;
+
+	if (compress && !to->params.driver->write_compressed)
+		return tool_fail("%s: this format cannot be compressed", to->string);
+	status = source_create(to, &more, &what);
+	if (!status)
+		tool_remove_on_failure(to->params.target);
+	return status;
+}
+
+static int convert(struct source *from, struct source *to)
+{
+	uint32_t flags = RD_OPEN_WRITE;
+	int status = no_create ? 0 : create(from, to);
+
+	if (status)
+		return status;
+	/* A copy that is cut short is thrown away: nothing of it must be durable before its end. */
+	if (!no_create && !sync_end)
+		flags |= RD_OPEN_UNSAFE;
+	status = source_open_parsed(to, flags);
+	if (status)
+		return status;
+	status = check_sizes(from, to);
+	return status ? status : copy(from, to);
+}
+
+static int report(const struct source *from, const struct source *to)
+{
+	uint64_t size = img_info(from->image)->size;
+	char text[32];
+
+	if (tool_json)
+		tool_print_json(json_pack("{s:s, s:s, s:I}", "from", from->string, "to", to->string, "virtual-size",
+		                          (json_int_t)size));
+	else if (!tool_quiet)
+		printf("%s copied to %s, %s\n", from->string, to->string, text_size((double)size, text, sizeof(text)));
+	return 0;
+}
+
+static int run(int argc, char **argv)
+{
+	struct source from, to = {.image = NULL};
+	int status;
+
+	(void)argc;
+	if (backing && (!backing_format || no_create))
+		return verbs_misused(no_create ? "--backing makes no sense with --no-create"
+		                               : "--backing needs --backing-format: formats are never guessed");
+	if (sparse != UINT64_MAX && sparse && (!is_pow2(sparse) || sparse < 512 || sparse > JOB_CHUNK))
+		return verbs_misused("--sparse is 0, or a power of two from 512 to 1M");
+	status = source_open_with(&from, argv[0], backing ? "backing=none" : "", 0, NULL);
+	if (!status)
+		status = source_parse(&to, argv[1]);
+	if (!status)
+		status = convert(&from, &to);
+	if (!status)
+		status = report(&from, &to);
+	if (source_close(&to) && !status)
+		status = EXIT_FAILED;
+	source_close(&from);
+	return status;
+}
+
+const struct verb verb_convert = {
+	.name = "convert",
+	.arguments = "IMAGE NEW",
+	.help = "copy an image into a new one, of any format",
+	.details = "Only data is read, and zeroes are not written. When it fails or is interrupted, NEW is removed.\n",
+	.options = options,
+	.min_arguments = 2,
+	.max_arguments = 2,
+	.run = run,
+};

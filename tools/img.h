@@ -1,0 +1,172 @@
+/*
+ * ringdisk-img: what img.c and its helpers give to the verbs, one file each. Everything about formats goes
+ * through core/image.h. Exit statuses are documented in ringdisk-img(1).
+ *
+ * Threads: the verb runs on the main thread; job.work of job_run() on others. A signal only sets a flag.
+ */
+#ifndef IMG_H
+#define IMG_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "image.h"
+#include "verbs.h"
+
+enum tool_exit {
+	EXIT_DONE = 0,
+	EXIT_FAILED = 1,
+	EXIT_USAGE = VERBS_USAGE,
+};
+
+extern const struct verb verb_create, verb_info, verb_map, verb_convert, verb_compare;
+
+/* ---- img.c ---------------------------------------------------------------------------------------- */
+
+extern bool tool_json, tool_quiet;
+
+/* Complain; the exit status is EXIT_FAILED. */
+int tool_fail(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+/* The same about -errno of something; of -ECANCELED nothing is said but that it was interrupted. */
+int tool_failed(int error, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* A remark on stderr, unless --quiet. */
+void tool_note(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+void tool_print_json(json_t *value); /* steals it */
+
+/* A signal asks us to stop. Any thread. */
+bool tool_stopped(void);
+/* Files to remove if this fails or is interrupted; NULL: none any more. path stays. */
+void tool_remove_on_failure(const char *path);
+
+/* ---- img-open.c ----------------------------------------------------------------------------------- */
+
+/* An image as named on the command line. */
+struct source {
+	const char *string;
+	struct params params;
+	uint32_t flags; /* RD_OPEN_* that its settings ask for (cache=none) */
+	struct image *image;
+};
+
+/* Take a params string apart. 0, or an exit status, and the reason has been printed. */
+int source_parse(struct source *source, const char *string);
+/* Open what was parsed. */
+int source_open_parsed(struct source *source, uint32_t flags);
+int source_open(struct source *source, const char *string, uint32_t flags);
+/* The same with one more option ("backing=none"), if the driver has it; *had then says so (may be NULL). */
+int source_open_with(struct source *source, const char *string, const char *option, uint32_t flags, bool *had);
+/* Closes the image, too. 0, or EXIT_FAILED: something could not be saved. */
+int source_close(struct source *source);
+
+/* Make a new image, with the options of params that are for that, and those of more (may be NULL). */
+int source_create(struct source *source, const struct verb_texts *more, const struct img_create *what);
+
+/* ---- img-facts.c ---------------------------------------------------------------------------------- */
+
+/* All that the driver tells about an image, as an object; {} if it tells nothing. NULL: no memory. */
+json_t *facts_of(struct image *image);
+/* What every image has: its names, sizes, what its driver can do, and format: facts_of(). */
+json_t *facts_all(struct source *source);
+
+/* Members of objects; "" and 0 if they are not there. */
+const char *get_text(const json_t *object, const char *key);
+
+/* ---- img-chain.c ---------------------------------------------------------------------------------- */
+
+#define CHAIN_MAX 129
+
+/* An image and what it stands on, each opened alone: [0] is the top. */
+struct chain {
+	struct source layer[CHAIN_MAX];
+	char *string[CHAIN_MAX]; /* params strings that were made here */
+	unsigned count;
+};
+
+/* flags: of the top; those below are read-only. 0 or an exit status; chain_close() in any case. */
+int chain_open(struct chain *chain, const char *string, uint32_t flags);
+void chain_close(struct chain *chain);
+
+/* ---- img-walk.c ----------------------------------------------------------------------------------- */
+
+/* A run of an image. */
+struct run {
+	uint64_t offset, length; /* bytes */
+	bool present;            /* the image (not what it stands on) says what is there */
+	bool zero;               /* reads as zeroes */
+	bool data;               /* stored in a file */
+	bool hole;               /* of that file: reserved, but nothing is stored */
+	bool placed;             /* file_offset is known */
+	uint64_t file_offset;
+};
+
+/* From the first to the last byte of an image, by its map. */
+struct walk {
+	struct image *image;
+	bool exact;   /* find out about everything, also where only reading it tells */
+	uint64_t at, end;
+	struct run now; /* what is left of the present run */
+	struct rd_extent extent[64];
+	int extents, next;
+	unsigned opaque; /* granules since the map last did not answer */
+	void *block;
+	struct rd_file *file; /* of now, where it is data */
+	uint64_t stored_end;  /* until there it is known whether the file has a hole */
+	bool stored_hole;
+};
+
+int walk_init(struct walk *walk, struct image *image, bool exact);
+void walk_done(struct walk *walk);
+/* The run at walk->at, without stepping over it; longer than 0. 1, 0 at the end, -errno. */
+int walk_look(struct walk *walk, struct run *run);
+void walk_step(struct walk *walk, uint64_t length);
+
+/* ---- img-job.c ------------------------------------------------------------------------------------ */
+
+/* A part of the work. */
+struct piece {
+	uint64_t offset, length;
+	unsigned kind;
+};
+
+struct worker {
+	void *ctx;
+	uint8_t *buffer[2]; /* JOB_CHUNK each, aligned */
+};
+
+#define JOB_CHUNK       (1u << 20)
+#define JOB_THREADS_MAX 64
+
+/* What many threads do, piece by piece, in order as far as their beginnings go. */
+struct job {
+	/* The next piece: 1, 0: no more, -errno. One thread at a time. */
+	int (*next)(void *ctx, struct piece *piece);
+	int (*work)(const struct worker *worker, const struct piece *piece);
+	void *ctx;
+	unsigned threads;
+};
+
+/* 0, or the first -errno (then some pieces have been done and some not), or -ECANCELED. */
+int job_run(const struct job *job);
+/* --threads=N as text: 0 or an exit status. NULL: the default. */
+int job_threads(const char *text, unsigned *threads);
+
+/* ---- img-progress.c ------------------------------------------------------------------------------- */
+
+extern bool progress_lines; /* --progress */
+
+/* verb: a word for the line. bytes: done and total are bytes. */
+void progress_start(const char *verb, uint64_t total, bool bytes);
+void progress_add(uint64_t done); /* any thread */
+void progress_show(void);         /* now and then; main thread */
+void progress_end(void);
+/* For callbacks of drivers: shows itself, and stops when a signal came. */
+extern const struct rd_progress progress_driver;
+/* Have the line off the screen before anything else is printed. */
+void progress_hide(void);
+
+/* ---- img-zero.c ----------------------------------------------------------------------------------- */
+
+bool is_zero(const uint8_t *data, size_t length);
+
+#endif
