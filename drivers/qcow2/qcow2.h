@@ -28,6 +28,7 @@
 #define QCOW2_H
 
 #include <ringdisk/driver.h>
+#include <stdatomic.h>
 
 #include "common/bytes.h"
 #include "common/claims.h"
@@ -57,6 +58,10 @@ struct header {
 	uint8_t *feature_names; /* content of the feature name table, or NULL */
 	size_t feature_names_len;
 	uint64_t bitmaps_offset, bitmaps_size; /* directory; 0: none or not valid any more */
+	uint32_t nb_bitmaps;
+	uint64_t backing_offset; /* where the name stands; a hint for header_encode */
+	uint8_t *fields;         /* of the header, behind those that we know (fields_len bytes), to keep them */
+	size_t fields_len;
 };
 
 /* A run of clusters that are free; refcount.c. */
@@ -83,10 +88,13 @@ struct qcow2 {
 	uint32_t subcluster;      /* bytes; the cluster's without extended L2 */
 	struct rd_child *backing; /* NULL: none */
 	uint64_t backing_size;    /* bytes */
+	uint32_t backing_block;   /* its logical_block */
+	uint32_t slice;           /* bytes of a slice of the metadata's cache */
 	bool discard_unmap;       /* option discard= */
 	enum { DETECT_OFF, DETECT_ON, DETECT_UNMAP } detect_zeroes;
 
 	struct claims claims; /* ranges of the disk, bytes */
+	struct decompressed_cache *decompressed; /* compress.c */
 
 	/* lock */
 	uint64_t *l1; /* h.l1_size entries, host byte order */
@@ -96,6 +104,8 @@ struct qcow2 {
 	bool corrupt;  /* contradiction found: read-only from now on */
 
 	/* atomic */
+	_Atomic uint64_t file_end; /* of the file, up to a whole cluster, as last seen; it may be larger by now */
+	_Atomic bool said_invalid; /* an impossible entry has been reported */
 	struct {
 		_Atomic uint64_t allocated, freed, copied_on_write, decompressed, zero_detected;
 	} count;
@@ -105,9 +115,15 @@ struct qcow2 {
 
 /* Read and check everything; logs what is wrong. Nothing of it is trusted afterwards but what is in *h. */
 int header_read(struct qcow2 *q, struct header *h);
-/* Bytes of the header cluster for h. -E2BIG: does not fit in a cluster. buf: one cluster, zeroed. */
+/* The header cluster for h, into buf: one cluster (len), zeroed. Returns the bytes used of it; -E2BIG: does not fit.
+ * The feature name table, which nothing needs, is in it only if all fits in the first sector. */
 int header_encode(const struct header *h, uint8_t *buf, size_t len);
-/* Write h to the file between two flushes, as single sector writes where it is one (R5), and make it q->h. */
+/*
+ * Write h to the file between two flushes, as single sector writes where it is one (R5), and make it q->h. Use:
+ * copy q->h, change fields, call this. Strings and blocks that are not those of q->h any more become q->h's, and
+ * the old ones are freed, when it returns 0; else they stay the caller's, and q->h is as it was. -E2BIG as above.
+ * Nothing else is in flight.
+ */
 int header_update(struct qcow2 *q, const struct header *h);
 void header_free(struct header *h);
 
@@ -133,6 +149,8 @@ struct cluster {
 
 /* Cluster-aligned offset of the L2 table of a guest offset, 0: none. Lock. */
 uint64_t l2_table_of(const struct qcow2 *q, uint64_t guest);
+/* The L1 entry of a guest offset is impossible. Lock. */
+bool l1_bad(const struct qcow2 *q, uint64_t guest);
 /* Offset in the file of the L2 entry of a guest offset in the table at l2. */
 uint64_t l2_entry_at(const struct qcow2 *q, uint64_t l2, uint64_t guest);
 /* Lock. Decodes the entry of guest's (sub)cluster. -EAGAIN: its slice is not in memory (q_load). -EIO: the L1 entry
@@ -165,6 +183,15 @@ int q_read_backing(struct qcow2 *q, void *buf, uint64_t offset, uint64_t length)
 
 /* ---- compress.c ---------------------------------------------------------------------------------------- */
 
+int decompressed_init(struct qcow2 *q);
+void decompressed_free(struct qcow2 *q);
+/* Content of a compressed cluster (q->cluster bytes), perhaps from the cache of the last few. NULL: *r is -errno.
+ * Used with a token of meta_enter(); give it back with decompressed_put(). */
+struct decompressed;
+const uint8_t *decompressed_get(struct qcow2 *q, const struct cluster *c, struct decompressed **hold, int *r);
+void decompressed_put(struct qcow2 *q, struct decompressed *hold);
+/* This range of the file gets another use. */
+void decompressed_forget(struct qcow2 *q, uint64_t host, uint64_t length);
 /* Decompress a cluster (q->cluster bytes into out). -EIO when it is not exactly that. */
 int q_decompress(struct qcow2 *q, const struct cluster *c, void *out);
 /* Compress one cluster of in. Returns the length, less than a cluster, or 0: does not get smaller. */
