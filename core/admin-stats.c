@@ -103,6 +103,7 @@ static void stats_one(struct device *dev, void *opaque)
 	PUT(parked);
 	PUT(polls);
 	PUT(poll_hits);
+	PUT(throttled);
 #undef PUT
 	json_array_append_new(arg->disks, disk);
 }

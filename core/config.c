@@ -114,6 +114,11 @@ static int apply_pid_file(struct config *config, const char *value, char *err, s
 	return set_path(&config->pid_file, value, err, errlen);
 }
 
+static int apply_redo_dir(struct config *config, const char *value, char *err, size_t errlen)
+{
+	return set_path(&config->redo_dir, value, err, errlen);
+}
+
 static int apply_workers(struct config *config, const char *value, char *err, size_t errlen)
 {
 	return set_count(&config->workers, value, 0, err, errlen);
@@ -311,6 +316,12 @@ static const struct option_def options[] = {
 	  .apply = apply_log_level,
 	  .in_file = true,
 	  .help = "err, warn, info (the default) or debug" },
+	{ .name = "redo-dir",
+	  .arg = "DIR",
+	  .apply = apply_redo_dir,
+	  .in_file = true,
+	  .help = "where the redo logs of images are: on tmpfs\n"
+		  "(redo, beside the admin socket)" },
 	{ .name = "pid-file",
 	  .arg = "PATH",
 	  .apply = apply_pid_file,
@@ -642,6 +653,7 @@ void config_free(struct config *config)
 	free(config->file);
 	free(config->hyp);
 	free(config->loopback_socket);
+	free(config->redo_dir);
 	free(config->control_socket);
 	free(config->control_group);
 	free(config->driver_dir);

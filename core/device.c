@@ -78,6 +78,7 @@ struct device {
 	struct guest *guest;
 	struct pool_client strand;
 	struct stats stats;
+	struct throttle throttle; /* the poller's while connected */
 	/* A guest can connect and close as often as it likes. */
 	struct log_limit life, opens;
 	_Atomic bool flush_failed;
@@ -534,7 +535,7 @@ static struct parse_limits limits_of(const struct device *dev, const struct dev_
 	return (struct parse_limits){
 		.size = g->sectors * SECTOR,
 		.sector_size = g->sector_size,
-		.max_indirect = settings->value[SET_MAX_INDIRECT_SEGMENTS],
+		.max_indirect = (unsigned)settings->value[SET_MAX_INDIRECT_SEGMENTS],
 		.writable = dev->writable,
 		.flush = g->flush,
 		.barrier = g->barrier,
@@ -640,6 +641,7 @@ static int make_poller(struct connection *c, const struct dev_rings *rings,
 		.memory = &dev->guest->memory,
 		.grants = &dev->guest->grants,
 		.stats = &dev->stats,
+		.throttle = &dev->throttle,
 		.flush_failed = &dev->flush_failed,
 		.event = on_event,
 		.arg = dev,

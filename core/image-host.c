@@ -15,6 +15,7 @@
 
 #include "base/bytes.h"
 #include "io.h"
+#include "redo.h"
 
 #define HOST_ALIGN 4096
 
@@ -85,6 +86,32 @@ static int host_file_open(const struct rd_host *host, const char *path, uint32_t
 	r = io_open_why(img_disk(image), path, flags, file, err, sizeof(err));
 	if (r)
 		img_say(image, LOG_LVL_ERR, "%s", err);
+	return r;
+}
+
+static int host_redo_recover(const struct rd_host *host, struct rd_file *file, uint64_t generation)
+{
+	struct image *image = image_of(host);
+	char err[1024] = "";
+	int r = redo_recover(file, generation, err, sizeof(err));
+
+	if (r < 0)
+		img_say(image, LOG_LVL_ERR, "%s", err);
+	else if (r)
+		img_say(image, LOG_LVL_WARN,
+			"%s: whoever wrote to it last has died: %d changes replayed from its redo log",
+			io_path(file), r);
+	return r;
+}
+
+static int host_redo_create(const struct rd_host *host, struct rd_file *file, uint64_t generation,
+			    size_t room, struct rd_redo **redo)
+{
+	char err[1024] = "";
+	int r = redo_create(file, generation, room, redo, err, sizeof(err));
+
+	if (r && r != -EOPNOTSUPP)
+		img_say(image_of(host), LOG_LVL_ERR, "%s", err);
 	return r;
 }
 
@@ -177,5 +204,11 @@ void img_host_init(struct rd_host *host, struct image *image)
 		.child_write_zeroes = host_child_write_zeroes,
 		.child_map = host_child_map,
 		.child_unmap = host_child_unmap,
+		.redo_recover = host_redo_recover,
+		.redo_create = host_redo_create,
+		.redo_append = redo_append,
+		.redo_switch = redo_switch,
+		.redo_cut = redo_cut,
+		.redo_close = redo_close,
 	};
 }

@@ -11,9 +11,11 @@
 #include "hyp.h"
 #include "log.h"
 #include "pool.h"
+#include "redo.h"
 #include "xenbus.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -32,6 +34,18 @@ struct part {
 static int start_drivers(struct parts *p)
 {
 	return drv_load(p->config->driver_dir);
+}
+
+/* Beside the admin socket, unless the configuration says where. */
+static int start_redo(struct parts *p)
+{
+	const char *socket = p->config->control_socket, *slash = strrchr(socket, '/');
+	char dir[PATH_MAX];
+
+	if (p->config->redo_dir)
+		return redo_set_dir(p->config->redo_dir);
+	snprintf(dir, sizeof(dir), "%.*s/redo", (int)(slash - socket), socket);
+	return redo_set_dir(dir);
 }
 
 static int start_hyp(struct parts *p)
@@ -189,6 +203,7 @@ static void stop_pid_file(struct parts *p)
 static const struct part table[] = {
 	{ "the limits", raise_limits, NULL },
 	{ "the drivers", start_drivers, NULL },
+	{ "the redo logs", start_redo, NULL },
 	{ "the hypervisor", start_hyp, stop_hyp },
 	{ "the threads", start_pools, stop_pools },
 	{ "the disks", start_devices, stop_devices },

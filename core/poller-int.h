@@ -1,9 +1,10 @@
 /*
- * poller-int.h - what the three files of the poller share
+ * poller-int.h - what the files of the poller share
  *
- *   poller.c         the thread: sleeping, pausing, start and end
- *   poller-serve.c   consuming: from the ring to execution (poller thread only)
- *   poller-finish.c  the queue to the workers, and finishing: answers (poller and workers)
+ *   poller.c           the thread: sleeping, pausing, start and end
+ *   poller-serve.c     consuming: from the ring to execution (poller thread only)
+ *   poller-throttle.c  who must wait for the disk's limits (poller thread only)
+ *   poller-finish.c    the queue to the workers, and finishing: answers (poller and workers)
  *
  * Locks.  Ring lock (RANK_RING): response index, free slots, in-flight and parked counts and lists,
  * stalled.  todo lock (RANK_LEAF): the queue to the workers.  state lock (RANK_LEAF): idle, for pause.
@@ -42,6 +43,10 @@ struct pring {
 	struct request *held;      /* copied and checked, waits for memory or for its turn */
 	uint32_t held_gref[RING_INDIRECT_PAGES];
 	struct order order;
+	/* Copied and checked, but over the disk's limits: reads, writes; in their order. */
+	struct list_head waiting[2];
+	unsigned nwaiting;         /* in flight, too */
+	unsigned turn;             /* which of the two is next, if both may */
 };
 
 struct io_job {
@@ -71,6 +76,8 @@ struct poller {
 	_Atomic unsigned active; /* in flight on all rings, but for parked ones */
 	_Atomic bool wanting;    /* max-requests or memory: kick when any request finishes */
 	_Atomic unsigned max_requests;
+	_Atomic uint64_t limit[THROTTLE_LIMITS], burst;
+	_Atomic bool relimit; /* these have changed */
 	_Atomic bool look;  /* adaptive polling allowed */
 	_Atomic bool slow;  /* workers: calls take long, one request per worker */
 	/* poller only */
@@ -81,6 +88,8 @@ struct poller {
 	unsigned passes;
 	unsigned spurious;  /* events in a row that brought nothing */
 	int unmask;         /* port to unmask when all is served, or -1 */
+	uint64_t wake_at;   /* somebody waits for the limits until then; 0: nobody */
+	unsigned first;     /* ring to begin with */
 	bool retry;         /* memory is short, perhaps another disk has it: look again soon */
 	/* todo_lock */
 	struct rd_lock todo_lock;
@@ -104,6 +113,23 @@ bool poller_may_consume(struct poller *p);
 bool serve_ring(struct pring *r, unsigned *found);
 /* Finish what the kernel completed. */
 void serve_aio(struct poller *p);
+
+/* --- poller-throttle.c: poller thread */
+/* [any thread] Take the limits over from settings. */
+void limits_apply(struct poller *p, const struct settings *settings);
+/* Before a pass: look whether they have changed. */
+void limits_update(struct poller *p);
+/* How many requests may be taken from a ring; 0: none, and the poller will wake up when one may. */
+unsigned limits_room(struct poller *p, uint64_t now);
+/* May req start?  If not the poller will wake up when it may. */
+bool limits_allow(struct poller *p, const struct request *req, uint64_t now);
+void limits_pay(struct poller *p, const struct request *req);
+/* Let req wait in its ring's list; the next that may go, if any; take it out. */
+void limits_queue(struct pring *r, struct request *req);
+struct request *limits_next(struct pring *r, uint64_t now);
+void limits_unqueue(struct pring *r, struct request *req);
+/* How long to sleep at most for those who wait, in ms; -1: nobody does. */
+int limits_sleep_ms(struct poller *p);
 
 /* --- poller-finish.c: any thread */
 /* The end of a batch: answer or park; list is empty afterwards. */

@@ -6,7 +6,8 @@
  * workers.  Steps follow one another until the ring's final check finds nothing.
  *
  * A request that cannot go now (memory, a barrier) is held: one per ring, and the ring is not consumed any
- * further.  Everything here runs on the poller thread.
+ * further.  One that is over the disk's limits waits in a list, and what may go passes it; but nothing passes
+ * a barrier.  Everything here runs on the poller thread.
  */
 #include "poller-int.h"
 
@@ -152,14 +153,19 @@ static unsigned may_start(struct poller *p)
 
 /*
  * Take up to EXEC_BATCH slots for requests that wait.  Their number; 0: none wait; -EBUSY: none may be
- * taken now, and whoever finishes will kick; -EPROTO: the ring is broken.
+ * taken now, and whoever finishes will kick, or it is time that must pass; -EPROTO: the ring is broken.
  */
-static int take_slots(struct pring *r, struct list_head *slots)
+static int take_slots(struct pring *r, struct list_head *slots, uint64_t now)
 {
 	struct poller *p = r->poller;
 	uint32_t prod = ring_read_prod(&r->ring);
-	unsigned take = MIN(EXEC_BATCH, may_start(p));
+	unsigned take = EXEC_BATCH;
 	int waiting, n = 0;
+
+	if (prod != r->ring.req_cons)
+		take = limits_room(p, now);
+	if (take)
+		take = MIN(take, may_start(p));
 
 	LOCK_SCOPE(&r->lock);
 	waiting = ring_pending(&r->ring, prod, r->ring.rsp_prod);
@@ -225,24 +231,27 @@ static int fetch_segments(struct pring *r, struct request *req)
 	return err;
 }
 
-/* Requests of the ring that run now; own of those in flight are not among them. */
-static unsigned running(struct pring *r, unsigned own)
+/* Requests of the ring in flight that req may have to wait for; own of them are not among those.  Those that
+ * wait for the limits came before a barrier, but do not run. */
+static unsigned others_of(struct pring *r, const struct request *req, unsigned own)
 {
 	LOCK_SCOPE(&r->lock);
-	return r->inflight - r->nparked - own;
+	return r->inflight - r->nparked - own - (req->flags & REQ_BARRIER ? 0 : r->nwaiting);
 }
 
-/* Give req its turn and its memory: 0, or -EBUSY: not its turn, -EAGAIN: no memory.  own: slots taken that
- * run not yet, req's too. */
-static int admit(struct pring *r, struct request *req, unsigned own)
+/* Give req its turn and its memory: 0, or -ETIME: over the limits, -EBUSY: not its turn, -EAGAIN: no memory.
+ * own: slots taken that run not yet, req's too, but for those in the lists of the ring. */
+static int admit(struct pring *r, struct request *req, unsigned own, uint64_t now)
 {
 	struct poller *p = r->poller;
 	int err = req->err;
 
 	if (err)
 		return 0;
+	if (!limits_allow(p, req, now))
+		return -ETIME;
 	if (req->flags & REQ_BARRIER || r->order.barrier_running) {
-		unsigned others = running(r, own);
+		unsigned others = others_of(r, req, own);
 
 		/* What is parked is not running, but comes first. */
 		if (atomic_load(&p->full) || !order_admit(&r->order, req, others))
@@ -255,15 +264,18 @@ static int admit(struct pring *r, struct request *req, unsigned own)
 	if (err == -EAGAIN)
 		return err;
 	req->err = err;
+	if (!err)
+		limits_pay(p, req);
 	return 0;
 }
 
-/* Whoever finishes a request of the ring will kick.  False: all have finished meanwhile. */
-static bool wait_for_turn(struct pring *r)
+/* Whoever finishes a request of the ring will kick.  False: all have finished meanwhile.  own as in admit. */
+static bool wait_for_turn(struct pring *r, const struct request *req, unsigned own)
 {
 	LOCK_SCOPE(&r->lock);
 	r->stalled = true;
-	return r->inflight - r->nparked > 1 || atomic_load(&r->poller->full);
+	return r->inflight - r->nparked - r->nwaiting > own || atomic_load(&r->poller->full) ||
+	       (req->flags & REQ_BARRIER && r->nwaiting);
 }
 
 /* Whoever finishes a request of the device will kick; but it may be another disk of the guest that has
@@ -275,41 +287,82 @@ static bool wait_for_memory(struct poller *p)
 }
 
 /* The request that waits: may it go now?  If not, somebody will kick, or it is retried soon. */
-static bool release_held(struct pring *r, struct list_head *list)
+static bool may_go(struct pring *r, struct request *req, unsigned own, uint64_t now)
 {
 	int err;
 
-	while ((err = admit(r, r->held, 1)))
-		if (err == -EAGAIN ? wait_for_memory(r->poller) : wait_for_turn(r))
+	while ((err = admit(r, req, own, now)))
+		if (err == -ETIME || (err == -EAGAIN ? wait_for_memory(r->poller)
+						     : wait_for_turn(r, req, own)))
 			return false;
+	return true;
+}
+
+static bool release_held(struct pring *r, struct list_head *list, uint64_t now)
+{
+	if (!may_go(r, r->held, 1, now))
+		return false;
 	list_add_tail(&r->held->node, list);
 	r->held = NULL;
 	return true;
 }
 
-/* Copy, check and admit what waits, into list.  As take_slots. */
-static int gather(struct pring *r, struct list_head *list, uint64_t now)
+/* Those that wait for the limits: what may go now, into list.  Their number. */
+static int release_waiting(struct pring *r, struct list_head *list, uint64_t now)
+{
+	struct request *req;
+	int n = 0;
+
+	while (r->nwaiting && n < (int)EXEC_BATCH && may_start(r->poller)) {
+		req = limits_next(r, now);
+		/* A held one is not in the lists, but does not run either. */
+		if (!req || !may_go(r, req, r->held ? 1 : 0, now))
+			break;
+		limits_unqueue(r, req);
+		req->start_ns = now;
+		list_add_tail(&req->node, list);
+		n++;
+	}
+	return n;
+}
+
+/* Copy, check and admit what waits in the ring, into list.  As take_slots. */
+static int gather_new(struct pring *r, struct list_head *list, uint64_t now)
 {
 	struct list_head slots;
 	struct request *req;
-	int n;
+	int n, err;
 
-	if (r->held)
-		return release_held(r, list) ? 1 : -EBUSY;
 	list_init(&slots);
-	n = take_slots(r, &slots);
+	n = take_slots(r, &slots, now);
 	for (int i = 0; i < n; i++) {
 		req = list_first_entry(&slots, struct request, node);
 		list_del(&req->node);
 		parse_next(r, req, now);
-		if (admit(r, req, (unsigned)(n - i))) {
+		err = admit(r, req, (unsigned)(n - i), now);
+		if (!err) {
+			list_add_tail(&req->node, list);
+		} else if (err == -ETIME && !(req->flags & REQ_BARRIER)) {
+			limits_queue(r, req);
+		} else {
 			r->held = req;
 			give_slots_back(r, &slots, (unsigned)(n - i - 1));
 			break;
 		}
-		list_add_tail(&req->node, list);
 	}
 	return n;
+}
+
+/* The same with what was left before: in the order of its coming, but for the limits. */
+static int gather(struct pring *r, struct list_head *list, uint64_t now)
+{
+	int n = release_waiting(r, list, now);
+
+	if (n)
+		return n;
+	if (r->held)
+		return release_held(r, list, now) ? 1 : -EBUSY;
+	return gather_new(r, list, now);
 }
 
 /* One step of a ring: gather and execute up to a batch. As take_slots. */
@@ -321,7 +374,7 @@ static int consume(struct pring *r)
 	int n;
 
 	/* The common end of a pass: nothing new, without a lock. */
-	if (!r->held && ring_read_prod(&r->ring) == r->ring.req_cons)
+	if (!r->held && !r->nwaiting && ring_read_prod(&r->ring) == r->ring.req_cons)
 		return 0;
 	list_init(&list);
 	now = now_ns();

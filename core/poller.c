@@ -14,6 +14,8 @@
  * What can go wrong: an impossible producer index stops the device (POLLER_BROKEN) and no other; a
  * malformed request is answered and counted; a request that must wait for the operator is parked.
  *
+ * Limits (poller-throttle.c) leave requests in the ring, too; there it is time that brings the poller back.
+ *
  * Stalling.  When the poller leaves requests in a ring for lack of a slot or for a barrier, it sets
  * stalled under the ring lock; whoever finishes a request of that ring takes that back and kicks.  For
  * what the rings share, max-requests and memory, it sets wanting and tries once more; whoever finishes a
@@ -22,6 +24,7 @@
  */
 #include "poller-int.h"
 
+#include "base/bytes.h"
 #include "base/clock.h"
 #include "log.h"
 #include "thread.h"
@@ -60,7 +63,7 @@ static bool ring_idle(struct pring *r)
 	bool idle;
 
 	LOCK_SCOPE(&r->lock);
-	idle = r->inflight - r->nparked == (r->held ? 1u : 0u);
+	idle = r->inflight - r->nparked == (r->held ? 1u : 0u) + r->nwaiting;
 	r->stalled = r->stalled || !idle;
 	return idle;
 }
@@ -110,10 +113,15 @@ static void restart_parked(struct poller *p)
 /* How long to sleep, ms. */
 static int patience(struct poller *p, bool more)
 {
+	int limit;
+
 	if (more)
 		return 0;
+	limit = limits_sleep_ms(p);
 	if (p->retry)
-		return RETRY_MS;
+		return limit >= 0 ? MIN(limit, RETRY_MS) : RETRY_MS;
+	if (limit >= 0)
+		return limit;
 	return bufs_idle(&p->bufs) ? TRIM_MS : -1;
 }
 
@@ -196,8 +204,11 @@ static void *poller_main(void *arg)
 		more = false;
 		if (atomic_exchange(&p->resuming, false))
 			restart_parked(p);
+		limits_update(p);
+		p->wake_at = 0;
 		for (unsigned i = 0; i < p->nrings; i++)
-			more |= serve_ring(&p->ring[i], &found);
+			more |= serve_ring(&p->ring[(p->first + i) % p->nrings], &found);
+		p->first += p->wake_at != 0;
 		if (p->unmask >= 0)
 			calm_storm(p, found);
 		unmask(p);
@@ -232,12 +243,19 @@ static void init_exec(struct poller *p)
 	};
 }
 
-void poller_apply(struct poller *p, const struct settings *settings)
+static void apply(struct poller *p, const struct settings *settings)
 {
 	atomic_store(&p->exec.sync, settings->value[SET_SYNC] != 0);
 	atomic_store(&p->exec.report_enospc, settings->value[SET_ENOSPC] == ENOSPC_REPORT);
-	atomic_store(&p->max_requests, settings->value[SET_MAX_REQUESTS]);
+	atomic_store(&p->max_requests, (unsigned)settings->value[SET_MAX_REQUESTS]);
 	atomic_store(&p->look, settings->value[SET_POLL] != 0);
+	limits_apply(p, settings);
+}
+
+void poller_apply(struct poller *p, const struct settings *settings)
+{
+	apply(p, settings);
+	poller_kick(p); /* it may be asleep for the old limits, or wait for max-requests */
 }
 
 static int init_ring(struct poller *p, unsigned index)
@@ -251,6 +269,8 @@ static int init_ring(struct poller *p, unsigned index)
 	r->port = cfg->port;
 	list_init(&r->free);
 	list_init(&r->parked);
+	list_init(&r->waiting[0]);
+	list_init(&r->waiting[1]);
 	lock_init(&r->lock, RANK_RING, "ring");
 	err = ring_attach(&r->ring, cfg->pages, cfg->order, cfg->abi);
 	if (err)
@@ -263,7 +283,7 @@ static int init_ring(struct poller *p, unsigned index)
 		list_add_tail(&r->slot[i].node, &r->free);
 	}
 	return grants_create(p->cfg.hyp, p->cfg.gnt, p->cfg.domid,
-			     p->cfg.settings->value[SET_MAX_GRANTS], p->cfg.grants, p->cfg.stats,
+			     (unsigned)p->cfg.settings->value[SET_MAX_GRANTS], p->cfg.grants, p->cfg.stats,
 			     &r->cache);
 }
 
@@ -279,7 +299,7 @@ static void free_ring(struct pring *r)
 /* Direct I/O goes to the kernel asynchronously, unless the disk is set to use threads. */
 static void init_aio(struct poller *p)
 {
-	unsigned depth = p->cfg.settings->value[SET_MAX_REQUESTS];
+	unsigned depth = (unsigned)p->cfg.settings->value[SET_MAX_REQUESTS];
 
 	if (!p->cfg.direct || p->cfg.settings->value[SET_AIO] == AIO_THREADS)
 		return;
@@ -303,7 +323,7 @@ int poller_create(const struct poller_config *config, struct poller **poller)
 	cond_init_monotonic(&p->idle_cond);
 	bufs_init(&p->bufs, config->memory);
 	init_exec(p);
-	poller_apply(p, config->settings);
+	apply(p, config->settings);
 	work_init(p);
 	init_aio(p);
 	p->ring = calloc(config->nrings, sizeof *p->ring);
@@ -401,9 +421,17 @@ static void poller_join(struct poller *p)
 /* What was copied but never started goes with the ring. */
 static void drop_held(struct poller *p)
 {
-	for (unsigned i = 0; i < p->nrings; i++)
-		if (p->ring[i].held)
-			exec_release(&p->exec, p->ring[i].held);
+	struct request *req;
+
+	for (unsigned i = 0; i < p->nrings; i++) {
+		struct pring *r = &p->ring[i];
+
+		if (r->held)
+			exec_release(&p->exec, r->held);
+		for (unsigned dir = 0; r->nwaiting && dir < 2; dir++)
+			list_for_each(req, &r->waiting[dir], node)
+				exec_release(&p->exec, req);
+	}
 }
 
 void poller_destroy(struct poller *p)

@@ -17,6 +17,7 @@
 #include "ring.h"
 #include "settings.h"
 #include "stats.h"
+#include "throttle.h"
 
 #include <stdbool.h>
 
@@ -49,6 +50,7 @@ struct poller_config {
 	struct buf_budget *memory;
 	struct grant_budget *grants;
 	struct stats *stats;
+	struct throttle *throttle; /* the device's, so that a reconnect brings no new burst; poller only */
 	_Atomic bool *flush_failed;
 	void (*event)(void *arg, int what); /* POLLER_*: from the poller or a worker, no lock held */
 	void *arg;
@@ -84,7 +86,7 @@ struct poller_view {
 	bool broken;
 };
 void poller_look(struct poller *poller, struct poller_view *view);
-/* Live settings: sync, enospc, max-requests, poll. */
+/* Live settings: sync, enospc, max-requests, poll, limits. */
 void poller_apply(struct poller *poller, const struct settings *settings);
 
 #endif

@@ -11,9 +11,11 @@
 #include "settings.h"
 
 #include "base/bytes.h"
+#include "throttle.h"
 
 #include <errno.h>
 #include <fnmatch.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,8 +43,9 @@ static const char *const discard_modes[] = {
 struct setting {
 	const char *name;
 	const char *const *choices; /* the words, by value; NULL: a number */
-	uint32_t min, max;          /* of a number */
-	uint32_t preset;
+	uint64_t min, max;          /* of a number */
+	bool bytes;                 /* a number that may end in K, M or G */
+	uint64_t preset;
 	bool live;
 	const char *help;
 };
@@ -131,6 +134,53 @@ static const struct setting table[SET_NKEYS] = {
 		.preset = 1056,
 		.help = "pages kept mapped per ring with grant=persistent",
 	},
+	[SET_IOPS] = {
+		.name = "iops",
+		.max = THROTTLE_MAX_IOPS,
+		.live = true,
+		.help = "reads and writes a second together; 0: no limit",
+	},
+	[SET_IOPS_READ] = {
+		.name = "iops-read",
+		.max = THROTTLE_MAX_IOPS,
+		.live = true,
+		.help = "reads a second; 0: no limit",
+	},
+	[SET_IOPS_WRITE] = {
+		.name = "iops-write",
+		.max = THROTTLE_MAX_IOPS,
+		.live = true,
+		.help = "writes and discards a second; 0: no limit",
+	},
+	[SET_BPS] = {
+		.name = "bps",
+		.max = THROTTLE_MAX_BPS,
+		.bytes = true,
+		.live = true,
+		.help = "bytes read and written a second together; 0: no limit",
+	},
+	[SET_BPS_READ] = {
+		.name = "bps-read",
+		.max = THROTTLE_MAX_BPS,
+		.bytes = true,
+		.live = true,
+		.help = "bytes read a second; 0: no limit",
+	},
+	[SET_BPS_WRITE] = {
+		.name = "bps-write",
+		.max = THROTTLE_MAX_BPS,
+		.bytes = true,
+		.live = true,
+		.help = "bytes written a second; 0: no limit",
+	},
+	[SET_BURST] = {
+		.name = "burst",
+		.min = 10,
+		.max = THROTTLE_MAX_BURST_MS,
+		.preset = 100,
+		.live = true,
+		.help = "milliseconds of these limits that an idle disk saves up",
+	},
 };
 
 static const char *const origins[] = {
@@ -146,6 +196,12 @@ void settings_init(struct settings *settings)
 		settings->value[i] = table[i].preset;
 		settings->origin[i] = ORIGIN_DEFAULT;
 	}
+}
+
+bool settings_equal(const struct settings *a, const struct settings *b)
+{
+	return !memcmp(a->value, b->value, sizeof(a->value)) &&
+	       !memcmp(a->origin, b->origin, sizeof(a->origin));
 }
 
 int settings_key(const char *name, size_t len)
@@ -183,7 +239,7 @@ const char *settings_text(const struct settings *settings, enum setting_key key,
 	if (table[key].choices)
 		snprintf(buf, len, "%s", table[key].choices[settings->value[key]]);
 	else
-		snprintf(buf, len, "%u", settings->value[key]);
+		snprintf(buf, len, "%" PRIu64, settings->value[key]);
 	return buf;
 }
 
@@ -193,7 +249,7 @@ const char *settings_domain(enum setting_key key, char *buf, size_t len)
 	size_t at = 0;
 
 	if (!s->choices) {
-		snprintf(buf, len, "%u..%u", s->min, s->max);
+		snprintf(buf, len, "%" PRIu64 "..%" PRIu64, s->min, s->max);
 		return buf;
 	}
 	buf[0] = 0;
@@ -202,27 +258,36 @@ const char *settings_domain(enum setting_key key, char *buf, size_t len)
 	return buf;
 }
 
-/* Digits only, and at most ten: no sign, no blank, no 0x. */
-static bool number_parse(const char *text, uint32_t min, uint32_t max, uint32_t *value)
+/* Digits only, and at most twelve: no sign, no blank, no 0x; of bytes, K, M or G behind them. */
+static bool number_parse(const struct setting *s, const char *text, uint64_t *value)
 {
+	static const char units[] = "KMG";
+	size_t len = strspn(text, "0123456789");
+	const char *unit = s->bytes && text[len] ? strchr(units, text[len]) : NULL;
 	uint64_t v = 0;
-	size_t len = strlen(text);
 
-	if (!len || len > 10 || strspn(text, "0123456789") != len)
+	if (!len || len > 12 || text[len + (unit != NULL)])
 		return false;
 	for (size_t i = 0; i < len; i++)
 		v = v * 10 + (uint64_t)(text[i] - '0');
-	if (v < min || v > max)
+	if (unit) {
+		unsigned shift = 10 * (unsigned)(unit - units + 1);
+
+		if (v > s->max >> shift)
+			return false;
+		v <<= shift;
+	}
+	if (v < s->min || v > s->max)
 		return false;
-	*value = (uint32_t)v;
+	*value = v;
 	return true;
 }
 
-static bool value_parse(const struct setting *s, const char *text, uint32_t *value)
+static bool value_parse(const struct setting *s, const char *text, uint64_t *value)
 {
 	if (!s->choices)
-		return number_parse(text, s->min, s->max, value);
-	for (uint32_t i = 0; s->choices[i]; i++) {
+		return number_parse(s, text, value);
+	for (uint64_t i = 0; s->choices[i]; i++) {
 		if (!strcmp(text, s->choices[i])) {
 			*value = i;
 			return true;
@@ -243,15 +308,15 @@ static void say_domain(enum setting_key key, const char *value, char *err, size_
 {
 	char domain[128];
 
-	snprintf(err, errlen, "%s=%.64s: should be %s", table[key].name, value,
-		 settings_domain(key, domain, sizeof(domain)));
+	snprintf(err, errlen, "%s=%.64s: should be %s%s", table[key].name, value,
+		 settings_domain(key, domain, sizeof(domain)), table[key].bytes ? ", or as in 512K, 10M, 1G" : "");
 }
 
 int settings_set(struct settings *settings, const char *key, const char *value,
 		 enum setting_origin origin, char *err, size_t errlen)
 {
 	int k = settings_key(key, strlen(key));
-	uint32_t v;
+	uint64_t v;
 
 	if (k < 0) {
 		say_keys(key, err, errlen);

@@ -44,11 +44,19 @@ enum setting_key {
 	SET_DISCARD,               /* discard=unmap|ignore */
 	SET_BARRIER,               /* barrier=off|on: offer feature-barrier */
 	SET_MAX_GRANTS,            /* max-grants=N: pages of the persistent cache per ring, default 1056 */
+	/* in the order of enum throttle_limit */
+	SET_IOPS,                  /* iops=N, operations a second; 0: as many as there are */
+	SET_IOPS_READ,
+	SET_IOPS_WRITE,
+	SET_BPS,                   /* bps=BYTES a second */
+	SET_BPS_READ,
+	SET_BPS_WRITE,
+	SET_BURST,                 /* burst=MS: what is saved up of these */
 	SET_NKEYS
 };
 
 struct settings {
-	uint32_t value[SET_NKEYS]; /* the enum's value, 0/1, or the number */
+	uint64_t value[SET_NKEYS]; /* the enum's value, 0/1, or the number */
 	uint8_t origin[SET_NKEYS]; /* enum setting_origin */
 };
 
@@ -58,6 +66,7 @@ int settings_key(const char *name, size_t len);
 const char *settings_name(enum setting_key key);
 const char *settings_help(enum setting_key key);
 bool settings_live(enum setting_key key); /* a change works without a reconnect */
+bool settings_equal(const struct settings *a, const struct settings *b); /* origins, too */
 /* What a value may be, "a|b|c" or "MIN..MAX", into buf; returns buf. */
 const char *settings_domain(enum setting_key key, char *buf, size_t len);
 /* Set from text.  A key whose present origin is later than origin is left alone (0).  -ENOENT: no

@@ -34,6 +34,7 @@ struct stats {
 	_Atomic uint64_t bad_requests, unknown_ops;    /* the guest's mistakes */
 	_Atomic uint64_t parked;                       /* requests that wait for the operator, now */
 	_Atomic uint64_t polls, poll_hits;             /* adaptive polling */
+	_Atomic uint64_t throttled;                    /* times that somebody had to wait for a limit */
 };
 
 #define stats_add(counter, n) atomic_fetch_add_explicit(&(counter), (n), memory_order_relaxed)

@@ -113,14 +113,14 @@ static int publish_failed(struct xb_conn *conn, struct xb_dev *xd, char *text)
 static void fill_offer(struct xb_writer *w, void *arg)
 {
 	const struct settings *s = arg;
-	unsigned order = s->value[SET_MAX_RING_PAGE_ORDER];
+	unsigned order = (unsigned)s->value[SET_MAX_RING_PAGE_ORDER];
 
 	xb_put(w, "max-ring-page-order", "%u", order);
 	xb_put(w, "max-ring-pages", "%u", 1u << order);
-	xb_put(w, "multi-queue-max-queues", "%u", s->value[SET_MAX_QUEUES]);
+	xb_put(w, "multi-queue-max-queues", "%u", (unsigned)s->value[SET_MAX_QUEUES]);
 	if (s->value[SET_MAX_INDIRECT_SEGMENTS])
 		xb_put(w, "feature-max-indirect-segments", "%u",
-		       s->value[SET_MAX_INDIRECT_SEGMENTS]);
+		       (unsigned)s->value[SET_MAX_INDIRECT_SEGMENTS]);
 	else
 		xb_del(w, "feature-max-indirect-segments");
 	xb_del(w, "hotplug-error");
@@ -143,8 +143,8 @@ static int desc_changed(struct xb_conn *conn, struct xb_dev *xd, bool *changed)
 static void note_limits(struct xb_dev *xd, const struct settings *s)
 {
 	xd->limits = (struct xb_limits){
-		.max_order = MIN(s->value[SET_MAX_RING_PAGE_ORDER], RING_MAX_ORDER),
-		.max_queues = MIN(s->value[SET_MAX_QUEUES], DEV_MAX_QUEUES),
+		.max_order = (unsigned)MIN(s->value[SET_MAX_RING_PAGE_ORDER], RING_MAX_ORDER),
+		.max_queues = (unsigned)MIN(s->value[SET_MAX_QUEUES], DEV_MAX_QUEUES),
 		.persistent = s->value[SET_GRANT] == GRANT_PERSISTENT,
 	};
 }

@@ -208,7 +208,7 @@ bool xb_desc_equal(const struct xb_desc *a, const struct xb_desc *b)
 {
 	return !strcmp(a->params, b->params) && a->writable == b->writable &&
 	       a->cdrom == b->cdrom && a->removable == b->removable && a->discard == b->discard &&
-	       !memcmp(&a->settings, &b->settings, sizeof(a->settings));
+	       settings_equal(&a->settings, &b->settings);
 }
 
 /* --- whether it is ours ----------------------------------------------------------------------- */

@@ -693,6 +693,11 @@ int meta_begin(struct meta *m, unsigned changes)
 	return rc;
 }
 
+void meta_wrlock(struct meta *m)
+{
+	pthread_rwlock_wrlock(&m->lock);
+}
+
 void meta_end(struct meta *m)
 {
 	bool unlogged = m->unlogged;

@@ -117,6 +117,9 @@ const uint8_t *meta_at(const struct meta_slice *slice, uint64_t offset);
  * the lock is not taken. After meta_end() it cannot be known any more whether a change is durable; it is logged.
  */
 int meta_begin(struct meta *meta, unsigned changes);
+/* The same for no change of the file, only of what the driver keeps in memory under this lock. It cannot fail, and
+ * there is no meta_set() or meta_defer() before its meta_end(). */
+void meta_wrlock(struct meta *meta);
 void meta_end(struct meta *meta);
 /* Between the two. len 1 to 64, inside of one pinned slice. order: when it is written. It cannot fail. */
 void meta_set(struct meta *meta, unsigned order, struct meta_slice *slice, uint64_t offset,

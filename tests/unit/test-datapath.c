@@ -3,6 +3,7 @@
  */
 #include "test.h"
 
+#include "base/clock.h"
 #include "vbd.h"
 
 #define SEGS 11u
@@ -584,6 +585,165 @@ static void bad_grants_map_single(void **state)
 	bad_grant_at_each_segment("grant=map-single aio=threads");
 }
 
+/* --- limits --- */
+
+static void set_live(const char *key, const char *value)
+{
+	char err[200];
+
+	assert_int_equal(dev_set(vbd.dev, key, value, ORIGIN_SET, err, sizeof(err)), 0);
+}
+
+static void put_pages(unsigned count, uint8_t op, uint64_t first_id)
+{
+	for (unsigned i = 0; i < count; i++)
+		vbd_put(&vbd, op, first_id + i, i * 8, &gref[i % SEGS], 1);
+}
+
+/* Counted against the time that has passed, however slow the machine is. */
+static void limits_let_so_many_start(void **state)
+{
+	const uint64_t rate = 100, full = 2; /* burst=10 brings one, and one is always there */
+	uint64_t start;
+
+	(void)state;
+	vbd_create(&vbd, params, "iops=100 burst=10", true);
+	start = now_ns(); /* before the bucket is made */
+	assert_int_equal(vbd_connect(&vbd, 0, true), 0);
+	put_pages(32, BLKIF_OP_READ, 1);
+	vbd_push(&vbd);
+	for (uint64_t n = 1; n <= 32; n++) {
+		assert_int_equal(vbd_answer(&vbd).status, 0);
+		/* 0.1 %: the clock is the processor's, calibrated. */
+		if (n > full)
+			assert_true((n - full) * NSEC_PER_SEC / rate <=
+				    (now_ns() - start) * 1001 / 1000);
+	}
+	assert_true(stats_get(dev_stats(vbd.dev)->throttled) >= 1);
+	/* Flushes do not wait for others' sins. */
+	set_live("iops", "0");
+	set_live("iops-write", "1");
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_WRITE, 0, gref, 1), 0);
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_FLUSH_DISKCACHE, 0, NULL, 0), 0);
+}
+
+static void bytes_are_limited_too(void **state)
+{
+	const uint64_t rate = 1u << 20, full = rate / 100, size = SEGS * 4096;
+	uint64_t start;
+
+	(void)state;
+	vbd_create(&vbd, params, "bps-write=1M burst=10 aio=threads", true);
+	start = now_ns();
+	assert_int_equal(vbd_connect(&vbd, 0, true), 0);
+	for (unsigned i = 0; i < 12; i++)
+		vbd_put(&vbd, BLKIF_OP_WRITE, i, 0, gref, SEGS);
+	vbd_push(&vbd);
+	for (uint64_t n = 1; n <= 12; n++) {
+		assert_int_equal(vbd_answer(&vbd).status, 0);
+		/* The last one may have gone into debt. */
+		if ((n - 1) * size > full)
+			assert_true(((n - 1) * size - full) * NSEC_PER_SEC / rate <=
+				    (now_ns() - start) * 1001 / 1000);
+	}
+}
+
+static void reads_pass_writes_that_wait(void **state)
+{
+	unsigned reads = 0, writes = 0;
+
+	(void)state;
+	vbd_create(&vbd, params, "iops-write=1 burst=10", true);
+	assert_int_equal(vbd_connect(&vbd, 0, true), 0);
+	put_pages(11, BLKIF_OP_WRITE, 100);
+	put_pages(11, BLKIF_OP_READ, 200);
+	vbd_push(&vbd);
+	while (reads < 11) {
+		uint64_t id = vbd_answer(&vbd).id;
+
+		if (id < 200)
+			writes++;
+		else
+			reads++;
+	}
+	/* All came at once, so one write went with them; more only if a second passes here. */
+	assert_true(writes < 11);
+	set_live("iops-write", "0");
+	for (; writes < 11; writes++)
+		assert_true(vbd_answer(&vbd).id < 200);
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_WRITE, 0, gref, 1), 0);
+}
+
+/* What waits does not run: nobody needs to wait for it. */
+static void waiting_ones_hold_up_neither_pause_nor_disconnect(void **state)
+{
+	unsigned answered = 1;
+
+	(void)state;
+	vbd_create(&vbd, params, "iops-write=1 burst=10", true);
+	assert_int_equal(vbd_connect(&vbd, 0, true), 0);
+	put_pages(20, BLKIF_OP_WRITE, 1);
+	vbd_push(&vbd);
+	assert_int_equal(vbd_answer(&vbd).status, 0);
+	assert_int_equal(vbd_strand(&vbd, vbd_do_pause), 0);
+	assert_int_equal(vbd_strand(&vbd, vbd_do_unpause), 0);
+	set_live("iops-write", "100000");
+	for (; answered < 20; answered++)
+		assert_int_equal(vbd_answer(&vbd).status, 0);
+	set_live("iops-write", "1");
+	set_live("iops", "1");
+	put_pages(20, BLKIF_OP_WRITE, 1);
+	put_pages(5, BLKIF_OP_READ, 30);
+	vbd_push(&vbd);
+	assert_int_equal(vbd_strand(&vbd, vbd_do_disconnect), 0);
+	for (unsigned i = 0; i < SEGS; i++)
+		assert_int_equal(guest_grant_in_use(vbd.guest, gref[i]), 0);
+}
+
+/* One after the other, whatever has to wait. */
+static void nothing_passes_a_barrier(void **state)
+{
+	(void)state;
+	vbd_create(&vbd, params, "barrier=on iops-write=50 burst=10 aio=threads", true);
+	assert_int_equal(vbd_connect(&vbd, 0, true), 0);
+	for (unsigned round = 0; round < 5; round++) {
+		unsigned seen = 0;
+
+		put_pages(3, BLKIF_OP_WRITE, 1);
+		vbd_put(&vbd, BLKIF_OP_WRITE_BARRIER, 4, 80, gref, 2);
+		put_pages(3, BLKIF_OP_READ, 5);
+		put_pages(1, BLKIF_OP_WRITE, 8);
+		vbd_push(&vbd);
+		for (unsigned i = 1; i <= 8; i++) {
+			uint64_t id = vbd_answer(&vbd).id;
+
+			assert_true(i < 4 ? id < 4 : i == 4 ? id == 4 : id > 4);
+			seen |= 1u << id;
+		}
+		assert_int_equal(seen, 0x1fe);
+	}
+}
+
+/* Many small changes while it works: no wake-up is lost. */
+static void limits_change_while_it_works(void **state)
+{
+	static const char *const value[] = {"1", "0", "50", "100000", "0"};
+
+	(void)state;
+	vbd_create(&vbd, params, "burst=10", true);
+	assert_int_equal(vbd_connect(&vbd, 0, true), 0);
+	for (unsigned round = 0; round < 60; round++) {
+		set_live(round & 1 ? "iops-read" : "iops", value[round % 5]);
+		put_pages(4, BLKIF_OP_READ, 1);
+		put_pages(4, BLKIF_OP_WRITE, 1);
+		vbd_push(&vbd);
+		set_live("iops-read", "0");
+		set_live("iops", "0");
+		for (unsigned i = 0; i < 8; i++)
+			assert_int_equal(vbd_answer(&vbd).status, 0);
+	}
+}
+
 int main(void)
 {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -621,6 +781,12 @@ int main(void)
 		CASE(bad_grants_copy),
 		CASE(bad_grants_map),
 		CASE(bad_grants_map_single),
+		CASE(limits_let_so_many_start),
+		CASE(bytes_are_limited_too),
+		CASE(reads_pass_writes_that_wait),
+		CASE(waiting_ones_hold_up_neither_pause_nor_disconnect),
+		CASE(nothing_passes_a_barrier),
+		CASE(limits_change_while_it_works),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

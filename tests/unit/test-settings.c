@@ -92,6 +92,16 @@ static void bad_values_change_nothing(void **state)
 		{ "max-grants", "" },
 		{ "max-indirect-segments", "257" },
 		{ "poll", "on" },
+		{ "iops", "1K" },
+		{ "iops", "10000001" },
+		{ "bps", "65G" },
+		{ "bps", "99999999999999999999" },
+		{ "bps", "17179869184G" },
+		{ "bps", "K" },
+		{ "bps", "1KB" },
+		{ "bps", "1k" },
+		{ "bps", "1T" },
+		{ "burst", "9" },
 	};
 	struct settings s, before;
 
@@ -109,6 +119,20 @@ static void bad_values_change_nothing(void **state)
 	assert_int_equal(settings_set(&s, "cash", "none", ORIGIN_SET, err, sizeof(err)), -ENOENT);
 	assert_non_null(strstr(err, "max-queues"));
 	assert_memory_equal(&s, &before, sizeof(s));
+}
+
+static void bytes_take_units(void **state)
+{
+	struct settings s;
+
+	(void)state;
+	settings_init(&s);
+	assert_int_equal(settings_set(&s, "bps", "64G", ORIGIN_SET, err, sizeof(err)), 0);
+	assert_int_equal(s.value[SET_BPS], 64ull << 30);
+	assert_int_equal(settings_set(&s, "bps", "3K", ORIGIN_SET, err, sizeof(err)), 0);
+	assert_int_equal(s.value[SET_BPS], 3072);
+	assert_int_equal(settings_set(&s, "bps", "7", ORIGIN_SET, err, sizeof(err)), 0);
+	assert_int_equal(s.value[SET_BPS], 7);
 }
 
 static void later_origin_wins_in_any_order(void **state)
@@ -245,6 +269,7 @@ int main(void)
 		cmocka_unit_test(text_is_read_back),
 		cmocka_unit_test(defaults_are_the_documented_ones),
 		cmocka_unit_test(bad_values_change_nothing),
+		cmocka_unit_test(bytes_take_units),
 		cmocka_unit_test(later_origin_wins_in_any_order),
 		cmocka_unit_test(rules_match_disk_or_params),
 		cmocka_unit_test(bad_rule_is_refused_at_once),
