@@ -255,6 +255,70 @@ static void verb_unpause(struct admin_request *req)
 	run_on_strand(req, unpause_job);
 }
 
+/* ---- resize, flush ------------------------------------------------------------------------------- */
+
+static void fail_resize(struct admin_request *req, struct device *dev, int err)
+{
+	char error[512];
+
+	dev_error(dev, error, sizeof(error));
+	admin_fail(req, err == -EPERM ? ADMIN_E_PARAMS : code_of(err) == ADMIN_E_NO_DISK ? ADMIN_E_FAILED : code_of(err),
+	           dev_name(dev), NULL, "cannot resize %s: %s", dev_name(dev),
+	           error[0] ? error : strerror(-err));
+}
+
+/* size and relative, as bytes: 0 if none is given. False: it would be none. */
+static bool new_size(const struct admin_request *req, uint64_t now, uint64_t *size)
+{
+	uint64_t given = (uint64_t)json_integer_value(json_object_get(req->params, "size"));
+
+	*size = admin_bool(req, "relative") ? now + given : given;
+	return *size <= INT64_MAX;
+}
+
+static void resize_job(struct device *dev, void *arg)
+{
+	struct admin_request *req = arg;
+	uint64_t size = 0;
+	int err = 0;
+
+	if (admin_bool(req, "relative"))
+		err = dev_size(dev, &size);
+	if (!err && !new_size(req, size, &size)) {
+		admin_fail(req, ADMIN_E_PARAMS, "size", NULL, "cannot resize %s: that is too large",
+		           dev_name(dev));
+		return;
+	}
+	if (!err)
+		err = dev_resize(dev, size, admin_bool(req, "shrink"));
+	if (!err)
+		err = dev_size(dev, &size);
+	if (err)
+		fail_resize(req, dev, err);
+	else
+		admin_reply(req, json_pack("{s:s, s:I}", "disk", dev_name(dev), "size", (json_int_t)size));
+}
+
+static void verb_resize(struct admin_request *req)
+{
+	if (admin_given(req, "size") && json_integer_value(json_object_get(req->params, "size")) <= 0)
+		admin_fail(req, ADMIN_E_PARAMS, "size", "in bytes", "a size is more than 0");
+	else if (admin_bool(req, "relative") && !admin_given(req, "size"))
+		admin_fail(req, ADMIN_E_PARAMS, "size", "in bytes", "resize with \"relative\" needs \"size\"");
+	else
+		run_on_strand(req, resize_job);
+}
+
+static void flush_job(struct device *dev, void *arg)
+{
+	finish_job(arg, dev, dev_flush(dev));
+}
+
+static void verb_flush(struct admin_request *req)
+{
+	run_on_strand(req, flush_job);
+}
+
 /* ---- attach, detach ------------------------------------------------------------------------------ */
 
 /* The parameters "domid" and "vdev". False: the request has been answered. */
@@ -618,6 +682,14 @@ static const struct admin_param unpause_params[] = {
 	END,
 };
 
+static const struct admin_param resize_params[] = {
+	{"disk", ADMIN_STRING, true, false, "the disk, as DOMID/VDEV: 5/xvda"},
+	{"size", ADMIN_INTEGER, false, false, "bytes; without it only look whether the size has changed"},
+	{"relative", ADMIN_BOOLEAN, false, false, "size is added to what there is"},
+	{"shrink", ADMIN_BOOLEAN, false, false, "it may become smaller: what is behind is lost"},
+	END,
+};
+
 static const struct admin_param set_params[] = {
 	{"disk", ADMIN_STRING, true, false, "the disk, as DOMID/VDEV: 5/xvda"},
 	{"key", ADMIN_STRING, true, false, "the setting"},
@@ -639,6 +711,8 @@ const struct admin_verb admin_verbs[] = {
 	{"detach", true, verb_detach, "take a disk away; answers when it is gone", detach_params},
 	{"pause", true, verb_pause, "stop serving, once what is in flight is answered", disk_required},
 	{"unpause", true, verb_unpause, "go on, on another image if told", unpause_params},
+	{"resize", true, verb_resize, "change the size of a disk's image, and tell the guest", resize_params},
+	{"flush", true, verb_flush, "make durable what a disk has answered", disk_required},
 	{"set", true, verb_set, "change a setting of a disk", set_params},
 	{"drivers", false, verb_drivers, "the image drivers, and what is wrong with unusable ones", NULL},
 	{"log-level", false, verb_log_level, "show or set how much is logged", log_level_params},

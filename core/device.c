@@ -16,6 +16,7 @@
  */
 #include "device.h"
 
+#include "base/bytes.h"
 #include "base/clock.h"
 #include "base/list.h"
 #include "bufs.h"
@@ -1072,6 +1073,137 @@ int dev_refresh(struct device *dev, struct dev_geometry *geometry)
 	if (geometry)
 		*geometry = dev->geometry;
 	return err ? err : changed;
+}
+
+/* Fails with the reason in dev->error. */
+static int check_new_size(struct device *dev, const struct image *image, uint64_t size, bool shrink)
+{
+	const struct rd_info *info = img_info(image);
+
+	if (!dev->writable)
+		dev_set_error(dev, "the disk is read-only");
+	else if (!(info->caps & RD_CAP_RESIZE))
+		dev_set_error(dev, "images of this kind (%s) cannot be resized", img_driver(image)->name);
+	else if (size % info->logical_block)
+		dev_set_error(dev, "%llu is not a multiple of the block size, %u",
+			      (unsigned long long)size, info->logical_block);
+	else if (size < info->size && !shrink)
+		dev_set_error(dev, "%llu bytes is less than it has now, %llu: what is behind would be lost",
+			      (unsigned long long)size, (unsigned long long)info->size);
+	else
+		return 0;
+	return -EPERM;
+}
+
+static int resize_image(struct device *dev, struct image *image, uint64_t size, bool shrink)
+{
+	int err = check_new_size(dev, image, size, shrink);
+
+	if (err)
+		return err;
+	err = img_resize(image, size);
+	if (err)
+		dev_set_error(dev, "cannot make it %llu bytes: %s", (unsigned long long)size,
+			      strerror(-err));
+	return err;
+}
+
+/* No guest has it: opened for this alone. */
+static int resize_idle(struct device *dev, uint64_t size, bool shrink)
+{
+	struct settings settings = settings_now(dev);
+	struct image *image;
+	int err;
+
+	wait_for_closing(dev);
+	err = open_image(dev, &dev->parsed, &settings, 0, &image);
+	if (err)
+		return err;
+	err = size ? resize_image(dev, image, size, shrink) : 0;
+	if (!err && size)
+		err = img_flush(image);
+	img_close(image);
+	return err;
+}
+
+static void take_size(struct device *dev, struct connection *c)
+{
+	uint64_t sectors = img_info(c->image)->size / SECTOR;
+	bool changed = sectors != dev->geometry.sectors;
+
+	lock_acquire(&dev->lock);
+	dev->geometry.sectors = sectors;
+	lock_release(&dev->lock);
+	if (!changed)
+		return;
+	log_info(LOG_DEVICE, "size is now %llu sectors", (unsigned long long)sectors);
+	if (tab.env->notify)
+		tab.env->notify(dev, DEV_EV_RESIZED, tab.env->notify_arg);
+}
+
+int dev_resize(struct device *dev, uint64_t size, bool shrink)
+{
+	struct connection *c = connection_in(dev, DEV_CONNECTED, DEV_PAUSED);
+	bool paused = connection_in(dev, DEV_PAUSED, DEV_PAUSED) != NULL;
+	int err = 0;
+
+	if (!c)
+		return resize_idle(dev, size, shrink);
+	if (!c->image) {
+		dev_set_error(dev, "it has no image now");
+		return -ENOENT;
+	}
+	if (!paused)
+		err = poller_pause(c->poller, monotonic_ms() + PAUSE_MS);
+	if (err)
+		dev_set_error(dev, "requests have not finished in %d s: not resized", PAUSE_MS / 1000);
+	else if (size)
+		err = resize_image(dev, c->image, size, shrink);
+	else
+		err = MIN(img_refresh(c->image), 0);
+	if (!err)
+		take_size(dev, c);
+	if (!paused)
+		go_on(dev, c);
+	return err;
+}
+
+int dev_size(struct device *dev, uint64_t *size)
+{
+	struct connection *c = connection_in(dev, DEV_CONNECTED, DEV_PAUSED);
+	struct settings settings = settings_now(dev);
+	struct image *image;
+	int err;
+
+	if (c && c->image) {
+		*size = img_info(c->image)->size;
+		return 0;
+	}
+	wait_for_closing(dev);
+	err = open_image(dev, &dev->parsed, &settings, RD_OPEN_PROBE, &image);
+	if (err)
+		return err;
+	*size = img_info(image)->size;
+	img_close(image);
+	return 0;
+}
+
+int dev_flush(struct device *dev)
+{
+	struct connection *c = connection_in(dev, DEV_CONNECTED, DEV_PAUSED);
+	int err;
+
+	if (!c || !c->image || !img_writable(c->image))
+		return 0;
+	err = atomic_load(&dev->flush_failed) ? -EIO : img_flush(c->image);
+	if (!err)
+		return 0;
+	atomic_store(&dev->flush_failed, true);
+	dev_set_error(dev, "a flush failed (%s); flushes are held and I/O fails; detach the disk",
+		      strerror(-err));
+	log_err(LOG_DEVICE, "a flush by the operator failed: %s: flushes are held and I/O fails until "
+		"the disk is detached", strerror(-err));
+	return err;
 }
 
 static void look_at_size(struct device *dev, void *arg)

@@ -135,6 +135,18 @@ int dev_unpause(struct device *dev, const char *params);
 /* [strand] Look at the image's size again: 1 changed (geometry->sectors is the new one), 0, -errno. */
 int dev_refresh(struct device *dev, struct dev_geometry *geometry);
 
+/*
+ * [strand] Make the image size bytes long, and tell the guest; also while no guest is connected.  Smaller
+ * only with shrink: what was behind is lost.  size 0: only look whether it has changed from outside.  On
+ * failure dev_error has the reason.
+ */
+int dev_resize(struct device *dev, uint64_t size, bool shrink);
+/* [strand] The size in bytes as dev_resize would find it; -errno as there. */
+int dev_size(struct device *dev, uint64_t *size);
+/* [strand] Make durable what has been answered.  If that fails it is as when a guest's flush fails: promise 3.
+ * 0 also without a connection: then nothing is left to flush. */
+int dev_flush(struct device *dev);
+
 /* --- looking at it; any thread ----------------------------------------------------------------- */
 uint32_t dev_domid(const struct device *dev);
 uint32_t dev_vdev(const struct device *dev);

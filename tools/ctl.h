@@ -22,7 +22,7 @@ enum ctl_exit {
 };
 
 extern const struct verb ctl_list, ctl_stats, ctl_attach, ctl_detach, ctl_pause, ctl_unpause, ctl_set,
-	ctl_drivers, ctl_log_level, ctl_version, ctl_shutdown;
+	ctl_resize, ctl_flush, ctl_drivers, ctl_log_level, ctl_version, ctl_shutdown;
 
 /* --json was given: print the result as it is, and no tables. */
 extern bool ctl_json;

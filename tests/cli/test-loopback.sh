@@ -75,6 +75,10 @@ ctl 0 set 5/xvda sync=on
 ctl 0 list --settings 5/xvda
 grep -Eq '^5/xvda +sync +on +set ' "$tmp/out" || fail "the setting's origin is wrong"
 
+ctl 2 resize 5/xvda +4M --timeout 30
+says err "images of this kind (delay) cannot be resized"
+ctl 0 flush 5/xvda
+
 # A second disk, which nobody uses.
 ctl 0 attach 5 xvdb "raw:$tmp/b.img" --read-only
 ctl 0 list 5/xvdb
@@ -87,6 +91,8 @@ ctl 1 attach 5 xvdc "raw:$tmp/b.img" --kind other
 says err "backend directory other is not served"
 ctl 1 attach 5 xvdc "what:$tmp/b.img"
 says err "raw"
+ctl 2 resize 5/xvdb +1M
+says err "the disk is read-only"
 ctl 0 detach 5/xvdb
 ctl 4 list 5/xvdb
 says err "disks served here: 5/xvda"
@@ -96,6 +102,28 @@ wait "$guest" || {
 	fail "the guest has seen wrong data"
 }
 wait_for 20 grep -q verify "$tmp/bench"
+
+# A disk that a guest works with grows, and the guest's requests are all right. The limit makes it slow.
+"$bench" --connect="$tmp/hyp" --no-progress -j verify -c 2000 6/xvda "raw,iops=1000:$tmp/b.img" \
+	>"$tmp/bench" 2>&1 &
+guest=$!
+cleanup stop "$guest"
+connected()
+{
+	"$ringdisk" -s "$sock" list 6/xvda | grep -q connected
+}
+wait_for 20 connected
+ctl 0 list --settings 6/xvda
+grep -Eq '^6/xvda +iops +1000 +params ' "$tmp/out" || fail "the limit's origin is wrong"
+ctl 0 resize 6/xvda +1M --timeout 30
+same "resize" "6/xvda has 2097152 bytes (2 MiB)" "$(cat "$tmp/out")"
+same "the image" 2097152 "$(stat -c %s "$tmp/b.img")"
+ctl 0 flush 6/xvda
+ctl 0 set 6/xvda iops=0
+wait "$guest" || {
+	cat "$tmp/bench"
+	fail "the guest of 6/xvda has seen wrong data"
+}
 
 ctl 0 shutdown
 status=0

@@ -75,6 +75,22 @@ says err "cannot set sync"
 ctl 2 set 5/xvda sync
 says err '"sync" is not KEY=VALUE'
 
+ctl 0 resize 5/xvda +1M
+same "resize" "5/xvda has 2097152 bytes (2 MiB)" "$(cat "$tmp/out")"
+ctl 0 resize 5/xvda 3M
+ctl 0 resize 5/xvda
+same "resize without a size" "5/xvda has 3145728 bytes (3 MiB)" "$(cat "$tmp/out")"
+ctl 2 resize 5/xvda 1M
+says err "cannot resize 5/xvda: that is less than it has now"
+ctl 0 resize 5/xvda 1M --shrink
+ctl 2 resize 5/xvda much
+says err '"much" is no size'
+ctl 2 resize 5/xvda +0
+ctl 2 resize 5/xvda +8000P
+ctl 0 flush 5/xvda
+same "flush" "5/xvda flushed" "$(cat "$tmp/out")"
+ctl 1 flush 5/xvdd
+
 ctl 0 stats 5/xvda
 grep -Eq '^5/xvda +read +42 ' "$tmp/out" || fail "42 reads are not there"
 says out "pool control: "

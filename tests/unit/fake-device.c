@@ -23,6 +23,7 @@ struct device {
 	pthread_cond_t cond;
 	bool held;
 	enum dev_state state;
+	uint64_t size;
 	int err;
 	atomic_int refs, pausing;
 };
@@ -58,6 +59,7 @@ struct device *fake_device_add(uint32_t domid, uint32_t vdev, const char *name, 
 	dev->domid = domid;
 	dev->vdev = vdev;
 	dev->state = DEV_CONNECTED;
+	dev->size = 1u << 20;
 	dev->refs = 1;
 	snprintf(dev->name, sizeof(dev->name), "%s", name);
 	snprintf(dev->params, sizeof(dev->params), "%s", params);
@@ -216,6 +218,32 @@ int dev_unpause(struct device *dev, const char *params)
 	return err;
 }
 
+int dev_resize(struct device *dev, uint64_t size, bool shrink)
+{
+	pthread_mutex_lock(&dev->lock);
+	if (!dev->err && size && size < dev->size && !shrink)
+		snprintf(dev->error, sizeof(dev->error), "that is less than it has now");
+	if (!dev->err && size && size < dev->size && !shrink) {
+		pthread_mutex_unlock(&dev->lock);
+		return -EPERM;
+	}
+	if (size && !dev->err)
+		dev->size = size;
+	pthread_mutex_unlock(&dev->lock);
+	return dev->err;
+}
+
+int dev_size(struct device *dev, uint64_t *size)
+{
+	*size = dev->size;
+	return 0;
+}
+
+int dev_flush(struct device *dev)
+{
+	return dev->err;
+}
+
 uint32_t dev_domid(const struct device *dev)
 {
 	return dev->domid;
@@ -278,7 +306,7 @@ void dev_look(struct device *dev, struct dev_view *view)
 	snprintf(view->params, sizeof(view->params), "%s", dev->params);
 	snprintf(view->driver, sizeof(view->driver), "raw");
 	snprintf(view->error, sizeof(view->error), "%s", dev->error);
-	view->geometry = (struct dev_geometry){.sectors = 2048, .sector_size = 512,
+	view->geometry = (struct dev_geometry){.sectors = dev->size / 512, .sector_size = 512,
 	                                       .physical_sector_size = 4096, .flush = true};
 	view->rings = 2;
 	view->ring_order = 1;

@@ -585,6 +585,118 @@ static void bad_grants_map_single(void **state)
 	bad_grant_at_each_segment("grant=map-single aio=threads");
 }
 
+/* --- size, flush --- */
+
+static uint64_t wanted_size;
+static bool may_shrink;
+
+static int do_resize(struct vbd *v)
+{
+	return dev_resize(v->dev, wanted_size, may_shrink);
+}
+
+static int resize_to(uint64_t size, bool shrink)
+{
+	wanted_size = size;
+	may_shrink = shrink;
+	return vbd_strand(&vbd, do_resize);
+}
+
+static uint64_t file_size(void)
+{
+	struct stat st;
+
+	assert_int_equal(stat(path, &st), 0);
+	return (uint64_t)st.st_size;
+}
+
+static void resize_while_connected(void **state)
+{
+	char text[512];
+
+	(void)state;
+	vbd_create(&vbd, params, "", true);
+	assert_int_equal(vbd_connect(&vbd, 0, true), 0);
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_WRITE, (8 << 20) / 512, gref, 1), BLKIF_RSP_ERROR);
+	assert_int_equal(resize_to(16 << 20, false), 0);
+	assert_int_equal(vbd.events[DEV_EV_RESIZED], 1);
+	assert_int_equal(file_size(), 16 << 20);
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_WRITE, (8 << 20) / 512, gref, 1), 0);
+	/* Nothing is lost by a slip of the pen. */
+	assert_int_equal(resize_to(4 << 20, false), -EPERM);
+	assert_non_null(strstr(dev_error(vbd.dev, text, sizeof text), "would be lost"));
+	assert_int_equal(file_size(), 16 << 20);
+	assert_int_equal(resize_to(4097, true), -EPERM);
+	assert_int_equal(resize_to(4 << 20, true), 0);
+	assert_int_equal(file_size(), 4 << 20);
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_READ, (8 << 20) / 512, gref, 1), BLKIF_RSP_ERROR);
+	assert_int_equal(vbd.events[DEV_EV_RESIZED], 2);
+	/* Paused it stays paused. */
+	assert_int_equal(vbd_strand(&vbd, vbd_do_pause), 0);
+	assert_int_equal(resize_to(5 << 20, false), 0);
+	assert_int_equal(dev_state(vbd.dev), DEV_PAUSED);
+	assert_int_equal(vbd_strand(&vbd, vbd_do_unpause), 0);
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_READ, (4 << 20) / 512, gref, 1), 0);
+}
+
+/* Somebody else has changed it, and the guest does nothing. */
+static void a_changed_size_is_noticed_when_asked(void **state)
+{
+	struct dev_view view;
+
+	(void)state;
+	vbd_create(&vbd, params, "", true);
+	assert_int_equal(vbd_connect(&vbd, 0, true), 0);
+	assert_int_equal(truncate(path, 10 << 20), 0);
+	assert_int_equal(resize_to(0, false), 0);
+	assert_int_equal(vbd.events[DEV_EV_RESIZED], 1);
+	dev_look(vbd.dev, &view);
+	assert_int_equal(view.geometry.sectors, (10 << 20) / 512);
+	assert_int_equal(resize_to(0, false), 0);
+	assert_int_equal(vbd.events[DEV_EV_RESIZED], 1);
+}
+
+static void resize_without_a_guest(void **state)
+{
+	(void)state;
+	vbd_create(&vbd, params, "", true);
+	assert_int_equal(resize_to(9 << 20, false), 0);
+	assert_int_equal(file_size(), 9 << 20);
+	assert_int_equal(resize_to(0, false), 0);
+	assert_int_equal(vbd_connect(&vbd, 0, true), 0);
+	assert_int_equal(vbd.geometry.sectors, (9 << 20) / 512);
+}
+
+static void what_is_read_only_keeps_its_size(void **state)
+{
+	(void)state;
+	vbd_create(&vbd, params, "", false);
+	assert_int_equal(vbd_connect(&vbd, 0, true), 0);
+	assert_int_equal(resize_to(9 << 20, false), -EPERM);
+	assert_int_equal(file_size(), 8 << 20);
+}
+
+static int do_flush(struct vbd *v)
+{
+	return dev_flush(v->dev);
+}
+
+static void flush_by_the_operator(void **state)
+{
+	struct dev_view view;
+
+	(void)state;
+	fault_disk("error,op=flush,errno=EIO,nth=2,count=1", "");
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_WRITE, 0, gref, 1), 0);
+	assert_int_equal(vbd_strand(&vbd, do_flush), 0);
+	assert_int_equal(vbd_strand(&vbd, do_flush), -EIO);
+	/* Promise 3 holds for this flush, too. */
+	dev_look(vbd.dev, &view);
+	assert_true(view.flush_failed);
+	assert_int_equal(vbd_strand(&vbd, do_flush), -EIO);
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_WRITE, 0, gref, 1), BLKIF_RSP_ERROR);
+}
+
 /* --- limits --- */
 
 static void set_live(const char *key, const char *value)
@@ -781,6 +893,11 @@ int main(void)
 		CASE(bad_grants_copy),
 		CASE(bad_grants_map),
 		CASE(bad_grants_map_single),
+		CASE(resize_while_connected),
+		CASE(a_changed_size_is_noticed_when_asked),
+		CASE(resize_without_a_guest),
+		CASE(what_is_read_only_keeps_its_size),
+		CASE(flush_by_the_operator),
 		CASE(limits_let_so_many_start),
 		CASE(bytes_are_limited_too),
 		CASE(reads_pass_writes_that_wait),
