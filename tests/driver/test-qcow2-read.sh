@@ -36,9 +36,11 @@ images()
 	cp --sparse=always fresh.qcow2 full.qcow2
 	fill full.qcow2 "$3"
 	same_as_qemu full.qcow2
-	qemu-img convert -c -f qcow2 -O qcow2 -o "${2//preallocation=/x-}" full.qcow2 packed.qcow2 2>/dev/null ||
-		return 0
-	same_as_qemu packed.qcow2
+	# Compressed and preallocated exclude each other.
+	if [[ $2 != *preallocation* ]]; then
+		qemu-img convert -c -f qcow2 -O qcow2 -o "$2" full.qcow2 packed.qcow2
+		same_as_qemu packed.qcow2
+	fi
 }
 
 count=0
@@ -60,7 +62,7 @@ for mode in metadata falloc full; do
 	images "$mode" "preallocation=$mode" "$size"
 	images "$mode" "preallocation=$mode,extended_l2=on" "$size"
 done
-[ "$count" -gt 80 ] || fail "only $count images compared"
+[ "$count" -eq $((3 * (15 + 6 + 6 + 1) + 2 * 6)) ] || fail "only $count images compared"
 
 # Internal snapshots: the disk is what was written after the last.
 rm -f ./*.qcow2
