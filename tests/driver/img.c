@@ -386,6 +386,9 @@ int main(int argc, char **argv)
 		die("drv_load: %s", strerror(-r));
 	if (!strcmp(argv[0], "drivers"))
 		return list();
+	r = img_set_backing_dirs(getenv("RD_BACKING_DIRS"));
+	if (r)
+		die("img_set_backing_dirs: %s", strerror(-r));
 	if (params_parse(argv[0], &params, err, sizeof(err)) ||
 	    img_open("9/xvdt", &params, flags, &image, err, sizeof(err)))
 		die("%s", err);
