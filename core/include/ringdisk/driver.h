@@ -275,6 +275,10 @@ struct rd_host {
 	 */
 	int (*backing_open)(const struct rd_host *host, struct rd_file *from, const char *format,
 			    const char *name, struct rd_child **child, struct rd_info *info);
+
+	/* What the driver of a child tells by describe(), for who must know which image it is (since API 2).
+	 * -EOPNOTSUPP: it tells nothing. */
+	int (*child_describe)(struct rd_child *child, const struct rd_facts *facts);
 };
 
 /* One option that a driver takes in the params string: "driver,key=value:target". */
