@@ -195,8 +195,13 @@ void alloc_give(struct vhd *v, uint64_t offset, bool clean)
 void alloc_released(void *ctx, uint64_t offset, uint64_t length)
 {
 	struct vhd *v = ctx;
-	bool clean = !v->block_device && v->host->file_punch(v->file, offset, length) == 0;
+	bool clean;
 
+	if (offset == DRAIN_MARK) {
+		atomic_store(&v->drained, true);
+		return;
+	}
+	clean = v->host->file_punch(v->file, offset, length) == 0 && !v->block_device;
 	meta_forget(v->meta, offset, v->bitmap_bytes);
 	alloc_give(v, offset, clean);
 }

@@ -48,6 +48,7 @@ static int option_word(const struct rd_host *host, const struct rd_open_args *ar
 
 static const struct rd_option options[] = {
 	{ "parent", "auto or none: open a differencing image alone, without what it stands on" },
+	{ "backing", "none: the same as parent=none" },
 	{ "discard", "unmap or ignore: what a guest discards gives back space (default: unmap)" },
 	{ "damaged", "refuse or open: an image whose tables are wrong, for writing (only to repair it)" },
 	{ NULL, NULL },
@@ -60,6 +61,8 @@ struct choices {
 static int parse_options(const struct rd_host *host, const struct rd_open_args *args, struct choices *c)
 {
 	c->no_parent = option_word(host, args, "parent", "auto", "none");
+	if (!c->no_parent)
+		c->no_parent = option_word(host, args, "backing", "auto", "none");
 	c->no_discard = option_word(host, args, "discard", "unmap", "ignore");
 	c->damaged = option_word(host, args, "damaged", "refuse", "open");
 	return c->no_parent < 0 || c->no_discard < 0 || c->damaged < 0 ? -EINVAL : 0;
@@ -82,8 +85,6 @@ static int recover(struct vhd *v)
 	if (v->flags & RD_OPEN_PROBE || !v->host->redo_recover)
 		return 0;
 	r = v->host->redo_recover(v->host, v->file, 0);
-	if (r > 0)
-		v->host->log(v->host, RD_LOG_INFO, "%s: %d changes recovered", v->path, r);
 	return r == -EOPNOTSUPP || r > 0 ? 0 : r;
 }
 
@@ -166,7 +167,7 @@ static int start_meta(struct vhd *v)
 	};
 	int r = 0;
 
-	if (v->writable && v->host->redo_create)
+	if (v->writable && !v->damaged && v->host->redo_create)
 		r = v->host->redo_create(v->host, v->file, 0, REDO_ROOM, &config.redo);
 	if (r && r != -EOPNOTSUPP)
 		return say(v, r, "redo log");
@@ -191,9 +192,8 @@ static int open_dynamic(struct vhd *v, const struct choices *choices)
 		r = say(v, bat_load(v, &bad), "table of blocks");
 	if (!r)
 		r = judge(v, bad, choices->damaged);
-	if (!r && v->footer.type == TYPE_DIFFERENCING && !choices->no_parent) {
-		say(v, r = -ENOTSUP, "differencing disks are opened with parent=none only");
-	}
+	if (!r && v->footer.type == TYPE_DIFFERENCING && !choices->no_parent)
+		r = parent_open(v);
 	if (!r)
 		r = mend_copy(v);
 	if (!r && v->writable && !v->damaged)
@@ -236,7 +236,7 @@ static int fill_info(struct vhd *v, struct rd_info *info)
 	info->caps = RD_CAP_PARALLEL;
 	if (!v->writable || v->damaged)
 		return 0;
-	info->caps |= RD_CAP_FLUSH | RD_CAP_SNAPSHOT | RD_CAP_WRITE_ZEROES;
+	info->caps |= RD_CAP_FLUSH | RD_CAP_RESIZE | RD_CAP_SNAPSHOT | RD_CAP_WRITE_ZEROES;
 	if (v->fixed)
 		info->caps &= ~(file.caps & RD_CAP_WRITE_ZEROES ? 0 : RD_CAP_WRITE_ZEROES);
 	if (v->fixed && v->block_device)
@@ -399,11 +399,21 @@ static void tell_blocks(struct vhd *v, const struct rd_facts *facts)
 
 static void tell_parent(struct vhd *v, const struct rd_facts *facts)
 {
+	char *paths[LOCATORS + 1], key[32];
+	int n = parent_paths(v, paths, LOCATORS + 1);
+
 	if (!uuid_is_null(v->h.parent_uuid))
 		tell_uuid(facts, "parent-uuid", v->h.parent_uuid);
 	tell_time(facts, "parent-time", v->h.parent_timestamp);
 	if (v->parent_name)
 		facts->text(facts->ctx, "backing-file", v->parent_name);
+	for (int i = 0; i < n; i++) {
+		if (!i && !v->parent_name)
+			facts->text(facts->ctx, "backing-file", paths[i]);
+		snprintf(key, sizeof(key), "parent-locators.%d", i);
+		facts->text(facts->ctx, key, paths[i]);
+		free(paths[i]);
+	}
 	facts->text(facts->ctx, "backing-format", uuid_is_null(v->h.parent_uuid) ? "raw" : "vhd");
 }
 
@@ -472,7 +482,12 @@ static const struct rd_driver driver = {
 	.map = vhd_map,
 	.unmap = vhd_unmap,
 	.refresh = vhd_refresh,
+	.resize = vhd_resize,
+	.create_options = vhd_create_options,
+	.create = vhd_create,
 	.describe = vhd_describe,
 	.counters = vhd_counters,
+	.check = vhd_check,
+	.set_backing = vhd_set_backing,
 };
 RD_REGISTER_DRIVER(driver);

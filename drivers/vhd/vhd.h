@@ -38,6 +38,8 @@
 
 #include <ringdisk/driver.h>
 
+#include <stdatomic.h>
+
 #include "common/bytes.h"
 #include "common/claims.h"
 #include "common/meta.h"
@@ -115,11 +117,11 @@ struct vhd {
 	uint32_t *bat;   /* h.entries that the disk needs: blocks of them */
 	uint32_t blocks;
 	uint32_t moving; /* a block that may not be written in place now; BAT_UNUSED: none */
-	uint64_t data_start; /* no block begins before it; bytes */
 	uint64_t size;   /* of the disk; atomic reads without the lock */
 	bool changed;    /* blocks were allocated or freed */
 
 	/* atomic */
+	_Atomic bool drained; /* resize.c */
 	uint8_t *full; /* a bit for each block whose bitmap is known to be all ones */
 	struct {
 		_Atomic uint64_t allocated, freed, in_clear, punched;
@@ -209,7 +211,8 @@ void alloc_free(struct vhd *v);
 /* May block; not under the lock. Nothing durable points to it yet. -ENOSPC. */
 int alloc_take(struct vhd *v, struct slot *slot);
 void alloc_give(struct vhd *v, uint64_t offset, bool clean);
-/* meta_config.released. */
+/* meta_config.released. A range that begins at DRAIN_MARK is none: it says that all before it were released. */
+#define DRAIN_MARK UINT64_MAX
 void alloc_released(void *ctx, uint64_t offset, uint64_t length);
 /* Slots below this offset are not used any more (the BAT grows into them). */
 void alloc_forbid(struct vhd *v, uint64_t below);
@@ -293,6 +296,10 @@ int vhd_writev(void *handle, const struct iovec *iov, int count, uint64_t offset
 int vhd_flush(void *handle);
 /* With a claim on the range, which is inside of one block. From what c gives, or zeroes if it is NULL. */
 int write_claimed(struct vhd *v, struct cursor *c, uint64_t offset, uint64_t length);
+/* With a claim on its block. Does the range read as zeroes because no one has anything there? */
+bool reads_zero(struct vhd *v, uint64_t offset, uint64_t length);
+/* With a claim on the block. */
+int free_block(struct vhd *v, uint32_t block);
 int vhd_discard(void *handle, uint64_t offset, uint64_t length);
 int vhd_write_zeroes(void *handle, uint64_t offset, uint64_t length, uint32_t flags);
 
@@ -304,6 +311,9 @@ int parent_open(struct vhd *v);
 int parent_paths(struct vhd *v, char **paths, int max);
 /* The header's fields and locators for this name; data[i] is what goes to loc[i].offset. */
 int parent_encode(struct header *h, const char *name, uint64_t offset, uint8_t *data, size_t room);
+/* Look at what is to be a parent: its unique id (null: a raw disk) and size. Logs. */
+int parent_identify(const struct rd_host *host, struct rd_file *from, const char *format, const char *name,
+		    uint8_t uuid[16], uint64_t *size);
 #define PARENT_AREA (3 * 4096u) /* what parent_encode() needs for its locators */
 int vhd_set_backing(void *handle, const char *backing, const char *format);
 

@@ -16,8 +16,7 @@
 
 /* ---- freeing ------------------------------------------------------------------------------------------- */
 
-/* With a claim on the block. */
-static int free_block(struct vhd *v, uint32_t block)
+int free_block(struct vhd *v, uint32_t block)
 {
 	struct meta_slice *slice;
 	uint32_t entry;
@@ -135,8 +134,7 @@ int vhd_discard(void *handle, uint64_t offset, uint64_t length)
 
 /* ---- zeroes -------------------------------------------------------------------------------------------- */
 
-/* With a claim. Does the range read as zeroes because no one has anything there? */
-static bool reads_zero(struct vhd *v, uint64_t offset, uint64_t length)
+bool reads_zero(struct vhd *v, uint64_t offset, uint64_t length)
 {
 	struct run run;
 

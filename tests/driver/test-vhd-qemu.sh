@@ -2,21 +2,10 @@
 # VHD images of QEMU are read as QEMU reads them, and what we write into them QEMU reads: fixed and dynamic.
 . "${srcdir:-.}/functions.sh"
 . "$srcdir/driver/functions.sh"
+. "$srcdir/driver/vhd.sh"
 
 require qemu-img --version
 require qemu-io --version
-
-# qio FILE COMMAND...: qemu-io; a pattern that is not there is a failure.
-qio()
-{
-	local file=$1 args=() c
-	shift
-	for c in "$@"; do
-		args+=(-c "$c")
-	done
-	qemu-io -f vpc "${args[@]}" "$file" >"$tmp/qio" 2>&1 || fail "qemu-io: $(cat "$tmp/qio")"
-	! grep -q "Pattern verification failed" "$tmp/qio" || fail "$file: $(cat "$tmp/qio")"
-}
 
 for type in fixed dynamic; do
 	disk=$tmp/$type.vhd

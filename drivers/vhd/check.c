@@ -1,0 +1,469 @@
+/*
+ * check and repair: every rule of tapdisk's vhd-util check, and what our own writer counts on.
+ *
+ *      footers     valid, the same, reserved parts zero, the type, the geometry not larger than the disk
+ *      header      as open() wants it; reserved parts; of a dynamic disk no parent, of a differencing one a name
+ *      locators    known platforms, inside of the file, before the blocks
+ *      BAT         entries behind the header, inside of the file, no block over another
+ *      batmap      checksum, size; no bit for a block that is not there or not full
+ *      bitmaps     of blocks: no data where the bit is clear (a remark: it is lost already, or never was)
+ *
+ * Repair (errors) writes footers and the batmap anew, makes the file as long as its last block, and gives up the
+ * entries that are impossible: of blocks that overlap, all but the first in the file's order of entries. Repair
+ * (leaks) gives back the room of places that no entry points to.
+ *
+ * What can go wrong: reading; what could not be read is counted as unchecked.
+ *
+ * Threads: one control thread, nothing in flight.
+ */
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "vhd.h"
+
+#define SLACK (24u * 3600) /* seconds that a clock may be ahead */
+
+struct job {
+	struct vhd *v;
+	const struct rd_progress *progress;
+	struct rd_check *result;
+	bool repair_errors, repair_leaks;
+	bool footers_wrong;
+	uint32_t cut_off, batmap_errors;
+	uint64_t file; /* bytes, without the footer */
+	uint32_t *bat; /* as in the file */
+};
+
+/* ---- telling ------------------------------------------------------------------------------------------- */
+
+static void note(struct job *j, int severity, const char *fmt, va_list ap)
+{
+	char text[256];
+
+	vsnprintf(text, sizeof(text), fmt, ap);
+	if (j->progress && j->progress->note)
+		j->progress->note(j->progress->ctx, severity, text);
+}
+
+__attribute__((format(printf, 2, 3))) static void error(struct job *j, const char *fmt, ...)
+{
+	va_list ap;
+
+	j->result->errors++;
+	va_start(ap, fmt);
+	note(j, RD_LOG_ERR, fmt, ap);
+	va_end(ap);
+}
+
+__attribute__((format(printf, 2, 3))) static void remark(struct job *j, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	note(j, RD_LOG_WARN, fmt, ap);
+	va_end(ap);
+}
+
+static void fixed_one(struct job *j, uint64_t count, const char *what)
+{
+	j->result->errors_fixed += count;
+	if (j->progress && j->progress->note)
+		j->progress->note(j->progress->ctx, RD_LOG_INFO, what);
+}
+
+static int step(struct job *j, uint64_t done, uint64_t total)
+{
+	if (!j->progress || !j->progress->step)
+		return 0;
+	return j->progress->step(j->progress->ctx, done, total) ? -ECANCELED : 0;
+}
+
+static bool zeroes(const uint8_t *p, size_t n)
+{
+	return !n || (!p[0] && !memcmp(p, p + 1, n - 1));
+}
+
+/* ---- footers ------------------------------------------------------------------------------------------- */
+
+static void check_fields(struct job *j)
+{
+	const struct footer *f = &j->v->footer;
+
+	if (!(f->features & FEATURE_RESERVED) || f->features & ~(FEATURE_TEMPORARY | FEATURE_RESERVED))
+		remark(j, "footer: features are %#x, which nobody knows", f->features);
+	if (f->version != VERSION_1_0)
+		remark(j, "footer: its version is %#x", f->version);
+	if (j->v->fixed && f->data_offset != OFFSET_NONE)
+		remark(j, "footer: a fixed disk has no header, but it names one");
+	if (f->timestamp > vhd_time() && f->timestamp - vhd_time() > SLACK)
+		remark(j, "footer: it was made in the future");
+	if (f->geometry > geometry_of(footer_disk_size(f)) && footer_disk_size(f) == f->current_size)
+		remark(j, "footer: the geometry is larger than the disk");
+	if (f->saved > 1 || f->hidden > 1)
+		remark(j, "footer: the flags for saved state and hidden are neither 0 nor 1");
+	if (f->saved == 1)
+		remark(j, "the image belongs to a machine in saved state");
+	if (!zeroes(f->raw + FTR_RESERVED, FTR_LENGTH - FTR_RESERVED))
+		remark(j, "footer: reserved bytes are not zero");
+	if (uuid_is_null(f->uuid))
+		error(j, "footer: there is no unique id");
+}
+
+static void check_footers(struct job *j)
+{
+	struct vhd *v = j->v;
+
+	check_fields(j);
+	if (!v->end_valid)
+		error(j, "the footer at the end is missing, damaged, or differs from its copy");
+	if (!v->copy_valid)
+		error(j, "the copy of the footer at the beginning is damaged, or differs from it");
+	j->footers_wrong = !v->end_valid || !v->copy_valid;
+}
+
+/* ---- header -------------------------------------------------------------------------------------------- */
+
+static bool platform_known(uint32_t code)
+{
+	return code == PLATFORM_WI2R || code == PLATFORM_WI2K || code == PLATFORM_W2RU ||
+	       code == PLATFORM_W2KU || code == PLATFORM_MAC || code == PLATFORM_MACX;
+}
+
+static void check_locator(struct job *j, unsigned i)
+{
+	const struct locator *loc = &j->v->h.loc[i];
+	const uint8_t *raw = j->v->h.raw + HDR_LOCATORS + i * LOC_SIZE;
+
+	if (loc->code == PLATFORM_NONE) {
+		if (!zeroes(raw, LOC_SIZE))
+			remark(j, "locator %u: unused, but not zero", i);
+		return;
+	}
+	if (!platform_known(loc->code))
+		error(j, "locator %u: platform %#x is unknown", i, loc->code);
+	if (!loc->offset || !loc->space || !loc->length || loc->length > loc->space ||
+	    loc->space > LOCATOR_BYTES_MAX || !range_inside(loc->offset, loc->space, j->file))
+		error(j, "locator %u: is not inside of the file", i);
+	if (get_be32(raw + LOC_RESERVED))
+		remark(j, "locator %u: reserved bytes are not zero", i);
+}
+
+static void check_parent(struct job *j)
+{
+	char *paths[LOCATORS + 1];
+	int n;
+
+	for (unsigned i = 0; i < LOCATORS; i++)
+		check_locator(j, i);
+	n = parent_paths(j->v, paths, LOCATORS + 1);
+	if (!n)
+		error(j, "a differencing disk that names no parent");
+	while (n)
+		free(paths[--n]);
+	/* When it was opened with its parent, that was found and is the one. */
+	if (!j->v->parent)
+		remark(j, "its parent was not looked at");
+}
+
+static void check_header(struct job *j)
+{
+	const struct header *h = &j->v->h;
+
+	if (get_be32(h->raw + HDR_RESERVED1) || !zeroes(h->raw + HDR_RESERVED2, HDR_LENGTH - HDR_RESERVED2))
+		remark(j, "header: reserved bytes are not zero");
+	if (j->v->footer.type == TYPE_DIFFERENCING)
+		check_parent(j);
+	else if (!uuid_is_null(h->parent_uuid) || h->parent_timestamp ||
+		 !zeroes(h->raw + HDR_PARENT_NAME, HDR_PARENT_NAME_LENGTH) ||
+		 !zeroes(h->raw + HDR_LOCATORS, LOCATORS * LOC_SIZE))
+		remark(j, "header: a dynamic disk that names a parent");
+}
+
+/* ---- BAT ----------------------------------------------------------------------------------------------- */
+
+static int load_bat(struct job *j)
+{
+	struct vhd *v = j->v;
+	int r;
+
+	j->bat = malloc((size_t)v->blocks * sizeof(*j->bat));
+	if (!j->bat)
+		return -ENOMEM;
+	r = file_read(v, j->bat, (size_t)v->blocks * 4, v->h.table_offset);
+	for (uint32_t i = 0; !r && i < v->blocks; i++)
+		j->bat[i] = be32toh(j->bat[i]);
+	return r;
+}
+
+/* The impossible ones are marked in bat[]; why, is found out here. */
+static void explain(struct job *j, uint32_t block)
+{
+	struct vhd *v = j->v;
+	uint64_t at = (uint64_t)j->bat[block] * SECTOR;
+
+	if (header_meets(v, at, block_bytes(v)))
+		error(j, "block %u (sector %#x) lies over the header", block, j->bat[block]);
+	else if (!range_inside(at, v->bitmap_bytes, j->file))
+		error(j, "block %u (sector %#x) lies behind the end of the file", block, j->bat[block]);
+	else
+		error(j, "block %u (sector %#x) lies over another block", block, j->bat[block]);
+}
+
+static void check_entry(struct job *j, uint32_t block)
+{
+	struct vhd *v = j->v;
+	uint64_t end = (uint64_t)v->bat[block] * SECTOR + block_bytes(v);
+
+	if (v->bat[block] == BAT_BAD) {
+		explain(j, block);
+		return;
+	}
+	if (end > j->file) {
+		error(j, "block %u (sector %#x) is cut off by the end of the file", block, v->bat[block]);
+		j->cut_off++;
+	}
+	if ((uint64_t)v->bat[block] * SECTOR < header_end(v))
+		remark(j, "block %u (sector %#x) lies before the end of the header's parts", block, v->bat[block]);
+	j->result->allocated++;
+	j->result->image_end = MAX(j->result->image_end, end);
+}
+
+static int check_bat(struct job *j)
+{
+	struct vhd *v = j->v;
+	uint32_t last = BAT_UNUSED, sectors = (uint32_t)(block_bytes(v) / SECTOR);
+
+	j->result->image_end = header_end(v);
+	for (uint32_t i = 0; i < v->blocks; i++) {
+		if (v->bat[i] == BAT_UNUSED)
+			continue;
+		check_entry(j, i);
+		if (bat_used(v->bat[i])) {
+			/* Up to a page more is alignment. */
+			j->result->fragmented += bat_used(last) && (v->bat[i] < last + sectors ||
+								     v->bat[i] > last + sectors + 8);
+			last = v->bat[i];
+		}
+	}
+	return 0;
+}
+
+/* Places for whole blocks between those that are used. */
+static int count_leaks(struct job *j)
+{
+	struct vhd *v = j->v;
+	uint64_t end = header_end(v), need = block_bytes(v);
+	uint32_t *sorted, count;
+	int r = bat_sorted(v, &sorted, &count);
+
+	for (uint32_t i = 0; !r && i < count; i++) {
+		uint64_t at = (uint64_t)sorted[i] * SECTOR;
+
+		if (at > end && at - end >= need) {
+			j->result->leaks += (at - end) / need;
+			if (j->repair_leaks && !v->host->file_punch(v->file, end, at - end))
+				j->result->leaks_fixed += (at - end) / need;
+		}
+		end = MAX(end, at + need);
+	}
+	if (r)
+		return r;
+	free(sorted);
+	return 0;
+}
+
+/* ---- batmap and bitmaps -------------------------------------------------------------------------------- */
+
+static void check_batmap(struct job *j)
+{
+	struct vhd *v = j->v;
+	bool should = !memcmp(v->footer.creator, CREATOR_TAP, 4) && v->footer.creator_version >= TAP_VERSION_1_2;
+
+	if (!v->batmap.there && should)
+		error(j, "the batmap's header is damaged");
+	if (v->batmap.there && !v->batmap.valid)
+		error(j, "the batmap's checksum is wrong");
+	j->batmap_errors += v->batmap.there && !v->batmap.valid;
+}
+
+static bool says_full(const struct vhd *v, uint32_t block)
+{
+	return v->batmap.valid && v->batmap.bits[block / 8] & 0x80 >> block % 8;
+}
+
+static bool bitmap_full(const struct vhd *v, const uint8_t *bits)
+{
+	uint32_t n = v->block / SECTOR, i = 0;
+
+	while (i < n && bits[i / 8] >> (7 - i % 8) & 1)
+		i++;
+	return i == n;
+}
+
+static void check_full(struct job *j, uint32_t block, const uint8_t *bits)
+{
+	if (!says_full(j->v, block) || (bits && bitmap_full(j->v, bits)))
+		return;
+	error(j, bits ? "the batmap says that block %u is full, and it is not"
+		      : "the batmap says that block %u is full, and it is not there",
+	      block);
+	j->batmap_errors++;
+	j->v->batmap.bits[block / 8] &= (uint8_t)~(0x80 >> block % 8);
+}
+
+/* Data that nobody sees: some writer has put it there and not said so. */
+static void check_clear(struct job *j, uint32_t block, const uint8_t *bits, uint8_t *data)
+{
+	struct vhd *v = j->v;
+	uint32_t n = 0;
+
+	if (bitmap_full(v, bits))
+		return;
+	if (file_read(v, data, v->block, host_of(v, v->bat[block], 0))) {
+		j->result->unchecked++;
+		return;
+	}
+	for (uint32_t i = 0; i < v->block / SECTOR; i++)
+		n += !(bits[i / 8] >> (7 - i % 8) & 1) && !zeroes(data + (size_t)i * SECTOR, SECTOR);
+	if (n)
+		remark(j, "block %u has data in %u sectors whose bits are clear", block, n);
+}
+
+static int check_blocks(struct job *j)
+{
+	struct vhd *v = j->v;
+	uint8_t *bits = malloc(v->bitmap_bytes), *data = malloc(v->block);
+	int r = bits && data ? 0 : -ENOMEM;
+
+	for (uint32_t i = 0; !r && i < v->blocks; i++) {
+		r = i % 64 ? 0 : step(j, i, v->blocks);
+		if (!bat_used(v->bat[i])) {
+			check_full(j, i, NULL);
+			continue;
+		}
+		if (!r && file_read(v, bits, v->bitmap_bytes, (uint64_t)v->bat[i] * SECTOR)) {
+			j->result->unchecked++;
+		} else if (!r) {
+			check_full(j, i, bits);
+			check_clear(j, i, bits, data);
+		}
+	}
+	free(bits);
+	free(data);
+	return r ? r : step(j, v->blocks, v->blocks);
+}
+
+/* ---- repair -------------------------------------------------------------------------------------------- */
+
+/* Impossible entries become unused. Of overlapping blocks the first entry keeps its block. */
+static int repair_bat(struct job *j)
+{
+	struct vhd *v = j->v;
+	uint32_t sectors = (uint32_t)(block_bytes(v) / SECTOR), given = 0;
+	int r = 0;
+
+	for (uint32_t i = 0; i < v->blocks && !r; i++) {
+		struct meta_slice *slice;
+		uint32_t entry = j->bat[i];
+		bool keep = range_inside((uint64_t)entry * SECTOR, v->bitmap_bytes, j->file) &&
+			    !header_meets(v, (uint64_t)entry * SECTOR, block_bytes(v));
+
+		if (v->bat[i] != BAT_BAD)
+			continue;
+		for (uint32_t k = 0; k < v->blocks && keep; k++)
+			keep = k == i || !bat_used(v->bat[k]) ||
+			       (v->bat[k] < entry ? entry - v->bat[k] : v->bat[k] - entry) >= sectors;
+		r = bat_pin(v, i, &slice);
+		r = r ? r : meta_begin(v->meta, 1);
+		if (r)
+			break;
+		bat_set(v, slice, i, keep ? entry : BAT_UNUSED);
+		meta_end(v->meta);
+		meta_unpin(v->meta, slice);
+		given++;
+	}
+	if (given)
+		fixed_one(j, given, "table of blocks: impossible entries were given up");
+	return r ? r : meta_checkpoint(v->meta);
+}
+
+static int repair_footers(struct job *j)
+{
+	struct vhd *v = j->v;
+	struct footer f = v->footer;
+	uint64_t size, wrong = !v->end_valid + !v->copy_valid, end = j->result->image_end;
+	int r = file_size(v, &size);
+
+	if (r)
+		return r;
+	if (v->block_device)
+		end = align_down(size, SECTOR) - FTR_LENGTH;
+	r = footers_update(v, &f, end);
+	if (!r && !v->block_device)
+		r = v->host->file_truncate(v->file, end + FTR_LENGTH);
+	if (!r)
+		fixed_one(j, wrong + j->cut_off, "footers written anew");
+	return r;
+}
+
+static int repair(struct job *j)
+{
+	struct vhd *v = j->v;
+	int r = repair_bat(j);
+
+	if (!r && (j->footers_wrong || j->cut_off))
+		r = repair_footers(j);
+	if (!r && j->batmap_errors) {
+		v->batmap.stale = true;
+		r = batmap_write(v);
+		if (!r)
+			fixed_one(j, j->batmap_errors, "batmap written anew");
+	}
+	return r;
+}
+
+/* ---- all of it ----------------------------------------------------------------------------------------- */
+
+static int check_dynamic(struct job *j)
+{
+	int r = meta_checkpoint(j->v->meta);
+
+	if (!r)
+		r = load_bat(j);
+	if (r)
+		return r;
+	j->result->clusters = j->v->blocks;
+	check_header(j);
+	check_batmap(j);
+	r = check_bat(j);
+	r = r ? r : check_blocks(j);
+	r = r ? r : count_leaks(j);
+	return r || !j->repair_errors ? r : repair(j);
+}
+
+int vhd_check(void *handle, uint32_t flags, const struct rd_progress *progress, struct rd_check *result)
+{
+	struct vhd *v = handle;
+	struct job j = {
+		.v = v,
+		.progress = progress,
+		.result = result,
+		.repair_errors = flags & RD_CHECK_REPAIR_ERRORS,
+		.repair_leaks = flags & RD_CHECK_REPAIR_LEAKS,
+	};
+	int r = file_size(v, &j.file);
+
+	if (r)
+		return r;
+	if (v->end_valid)
+		j.file = align_up(j.file, SECTOR) - FTR_LENGTH;
+	check_footers(&j);
+	if (!v->fixed)
+		r = check_dynamic(&j);
+	else
+		result->clusters = result->allocated = 1, result->image_end = j.file + FTR_LENGTH;
+	free(j.bat);
+	return r;
+}

@@ -1,0 +1,490 @@
+/*
+ * Changing the size of the disk, and what stands before the blocks.
+ *
+ * Growing a dynamic disk inside of its BAT changes the footers only. When the BAT must grow, it grows in place, as
+ * tapdisk's library expects everything that is not a block before all blocks: the blocks that are in the way move to
+ * other places first (make_room). Then locators, BAT and batmap are written, then the header says so, then the
+ * footers: the one at the end, and the copy. A crash leaves the old size or the new one.
+ *
+ * A block moves under claims on the whole disk, so that no entry and no bit changes; writes in place are turned
+ * away from it, those that had begun are waited for, its bytes are copied, and then its entry changes.
+ *
+ * What can go wrong: no room. Before the header is written nothing has changed that anybody can see.
+ *
+ * Threads: one control or worker thread; I/O goes on meanwhile, except when the disk gets smaller.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "vhd.h"
+
+#define COPY         (256u << 10)
+#define DRAIN_MS     60000
+#define ENTRIES_STEP 128u /* entries in a sector */
+
+/* ---- waiting for what is in flight --------------------------------------------------------------------- */
+
+/* Everything that was deferred before is released then, and all I/O that had begun before is done. */
+static int drain(struct vhd *v)
+{
+	const struct timespec pause = { .tv_nsec = 1000000 };
+	int r = meta_begin(v->meta, 0);
+
+	if (r)
+		return r;
+	atomic_store(&v->drained, false);
+	meta_defer(v->meta, DRAIN_MARK, 1);
+	meta_end(v->meta);
+	for (int i = 0; i < DRAIN_MS; i++) {
+		r = meta_checkpoint(v->meta);
+		if (r || atomic_load(&v->drained))
+			return r;
+		nanosleep(&pause, NULL);
+	}
+	return -EBUSY;
+}
+
+/* ---- moving blocks ------------------------------------------------------------------------------------- */
+
+static int copy_data(struct vhd *v, uint64_t from, uint64_t to)
+{
+	uint8_t *buf = malloc(COPY);
+	int r = buf ? 0 : -ENOMEM;
+
+	for (uint64_t done = 0; !r && done < v->block; done += COPY) {
+		size_t part = (size_t)MIN(v->block - done, COPY);
+
+		r = file_read(v, buf, part, from + v->bitmap_bytes + done);
+		r = r ? r : file_write(v, buf, part, to + v->bitmap_bytes + done);
+	}
+	free(buf);
+	return r;
+}
+
+/* As it is in memory: the file's may be older. */
+static int copy_bitmap(struct vhd *v, uint64_t from, uint64_t to)
+{
+	uint8_t bits[SECTOR];
+	int r = 0;
+
+	for (uint32_t done = 0; !r && done < v->bitmap_bytes; done += SECTOR) {
+		struct meta_slice *slice;
+
+		r = meta_pin(v->meta, from + done, &slice);
+		if (r)
+			break;
+		meta_rdlock(v->meta);
+		memcpy(bits, meta_at(slice, from + done), SECTOR);
+		meta_rdunlock(v->meta);
+		meta_unpin(v->meta, slice);
+		r = file_write(v, bits, SECTOR, to + done);
+	}
+	return r;
+}
+
+static int set_moving(struct vhd *v, uint32_t block)
+{
+	int r = meta_begin(v->meta, 0);
+
+	if (r)
+		return r;
+	v->moving = block;
+	meta_end(v->meta);
+	return 0;
+}
+
+/* The entry changes, and the old place is free afterwards. */
+static int switch_block(struct vhd *v, uint32_t block, uint64_t from, uint64_t to)
+{
+	struct meta_slice *slice;
+	int r = bat_pin(v, block, &slice);
+
+	if (r)
+		return r;
+	r = meta_begin(v->meta, 1);
+	if (!r) {
+		bat_set(v, slice, block, (uint32_t)(to / SECTOR));
+		meta_defer(v->meta, from, block_bytes(v));
+		meta_end(v->meta);
+	}
+	meta_unpin(v->meta, slice);
+	return r;
+}
+
+static int move_block(struct vhd *v, uint32_t block)
+{
+	uint64_t from = (uint64_t)v->bat[block] * SECTOR;
+	struct slot slot;
+	int r = alloc_take(v, &slot);
+
+	if (r)
+		return r;
+	r = set_moving(v, block);
+	r = r ? r : drain(v);
+	r = r ? r : copy_data(v, from, slot.offset);
+	r = r ? r : copy_bitmap(v, from, slot.offset);
+	r = r ? r : switch_block(v, block, from, slot.offset);
+	if (r)
+		alloc_give(v, slot.offset, false);
+	set_moving(v, BAT_UNUSED);
+	return r;
+}
+
+int make_room(struct vhd *v, uint64_t end)
+{
+	uint32_t moved = 0;
+	int r = 0;
+
+	alloc_forbid(v, end);
+	for (uint32_t i = 0; i < v->blocks && !r; i++)
+		if (bat_used(v->bat[i]) && (uint64_t)v->bat[i] * SECTOR < end) {
+			r = move_block(v, i);
+			moved++;
+		}
+	/* Nothing of the old places may be punched later, when something else is there. */
+	return r ? r : drain(v);
+}
+
+/* ---- the BAT ------------------------------------------------------------------------------------------- */
+
+/* Entries that the disk did not need so far may hold anything. */
+static int clear_entry(struct vhd *v, uint32_t entry)
+{
+	static const uint8_t unused[4] = { 0xff, 0xff, 0xff, 0xff };
+	uint64_t at = v->h.table_offset + (uint64_t)entry * 4;
+	struct meta_slice *slice;
+	int r = meta_pin(v->meta, at, &slice);
+
+	if (r)
+		return r;
+	r = meta_begin(v->meta, 1);
+	if (!r) {
+		meta_set(v->meta, ORDER_BAT, slice, at, unused, sizeof(unused));
+		meta_end(v->meta);
+	}
+	meta_unpin(v->meta, slice);
+	return r;
+}
+
+/* From the first that is not used by the disk up to the end of the table's last sector. */
+static int clear_spare(struct vhd *v)
+{
+	uint64_t end = bat_bytes(v->h.entries) / 4;
+	uint8_t buf[4096];
+	int r = 0;
+
+	for (uint64_t i = v->blocks; !r && i < end;) {
+		uint32_t n = (uint32_t)MIN(end - i, sizeof(buf) / 4);
+
+		r = file_read(v, buf, n * 4, v->h.table_offset + i * 4);
+		for (uint32_t k = 0; !r && k < n; k++)
+			if (get_be32(buf + (size_t)k * 4) != BAT_UNUSED)
+				r = clear_entry(v, (uint32_t)(i + k));
+		i += n;
+	}
+	return r;
+}
+
+static int write_fill(struct vhd *v, uint8_t byte, uint64_t offset, uint64_t end)
+{
+	uint8_t *buf = malloc(COPY);
+	int r = buf ? 0 : -ENOMEM;
+
+	if (buf)
+		memset(buf, byte, COPY);
+	while (!r && offset < end) {
+		size_t part = (size_t)MIN(end - offset, COPY);
+
+		r = file_write(v, buf, part, offset);
+		offset += part;
+	}
+	free(buf);
+	return r;
+}
+
+/* Where everything will be when the BAT is larger. */
+struct layout {
+	struct header h;
+	struct batmap batmap;
+	uint64_t end;
+	bool locators_move;
+};
+
+static bool locator_moves(const struct locator *loc)
+{
+	return loc->code && loc->space && loc->space <= LOCATOR_BYTES_MAX;
+}
+
+/* Behind the batmap, and not over what they are now: the old ones count until the header names the new. */
+static void plan_locators(const struct vhd *v, struct layout *l)
+{
+	uint64_t start = align_up(l->end, 4096), total = 0;
+
+	for (unsigned i = 0; i < LOCATORS; i++)
+		total += locator_moves(&v->h.loc[i]) ? align_up(v->h.loc[i].space, SECTOR) : 0;
+	for (unsigned round = 0; round < LOCATORS; round++)
+		for (unsigned i = 0; i < LOCATORS; i++)
+			if (locator_moves(&v->h.loc[i]) &&
+			    ranges_meet(start, total, v->h.loc[i].offset, v->h.loc[i].space))
+				start = align_up(v->h.loc[i].offset + v->h.loc[i].space, SECTOR);
+	for (unsigned i = 0; i < LOCATORS; i++) {
+		if (!locator_moves(&v->h.loc[i]))
+			continue;
+		l->h.loc[i].offset = start;
+		start += align_up(v->h.loc[i].space, SECTOR);
+		l->end = start;
+		l->locators_move = true;
+	}
+}
+
+static int plan_layout(const struct vhd *v, uint32_t blocks, struct layout *l)
+{
+	l->h = v->h;
+	l->batmap = v->batmap;
+	l->batmap.bits = NULL;
+	l->h.entries = (uint32_t)align_up(blocks, ENTRIES_STEP);
+	l->end = v->h.table_offset + bat_bytes(l->h.entries);
+	if (v->footer.data_offset > v->h.table_offset)
+		return -ENOTSUP;
+	if (l->batmap.there) {
+		l->batmap.header = l->end;
+		l->batmap.offset = align_up(l->end + BMH_LENGTH, 4096);
+		l->batmap.bytes = (uint32_t)align_up((l->h.entries + 7) / 8, SECTOR);
+		l->end = l->batmap.offset + l->batmap.bytes;
+	}
+	plan_locators(v, l);
+	l->end = align_up(l->end, SECTOR);
+	return 0;
+}
+
+/* Copies of the locators' data where they will be; then the header names those. */
+static int move_locators(struct vhd *v, struct layout *l)
+{
+	struct header h = v->h;
+	uint8_t *buf = malloc(LOCATOR_BYTES_MAX);
+	int r = buf ? 0 : -ENOMEM;
+
+	for (unsigned i = 0; i < LOCATORS && !r; i++) {
+		const struct locator *from = &v->h.loc[i], *to = &l->h.loc[i];
+
+		if (from->offset == to->offset)
+			continue;
+		r = file_read(v, buf, from->space, from->offset);
+		r = r ? r : file_write(v, buf, from->space, to->offset);
+		h.loc[i] = *to;
+	}
+	free(buf);
+	r = r ? r : v->host->file_flush(v->file);
+	if (r)
+		return r;
+	header_encode(&h);
+	r = header_write(v, &h);
+	if (!r)
+		v->h = h;
+	return r;
+}
+
+static int write_new_batmap(struct vhd *v, struct layout *l)
+{
+	uint8_t raw[BMH_LENGTH] = { 0 };
+	int r;
+
+	l->batmap.bits = calloc(1, l->batmap.bytes);
+	if (!l->batmap.bits)
+		return -ENOMEM;
+	batmap_encode(raw, l->batmap.offset, l->batmap.bits, l->batmap.bytes);
+	r = file_write(v, l->batmap.bits, l->batmap.bytes, l->batmap.offset);
+	r = r ? r : file_write(v, raw, sizeof(raw), l->batmap.header);
+	if (r)
+		return r;
+	memcpy(l->batmap.bits, v->batmap.bits, MIN(v->batmap.bytes, l->batmap.bytes));
+	l->batmap.armed = false;
+	l->batmap.stale = l->batmap.valid = true;
+	return 0;
+}
+
+/* What memory knows of the batmap changes under the lock. */
+static int adopt_batmap(struct vhd *v, struct layout *l)
+{
+	int r = meta_begin(v->meta, 0);
+
+	if (r) {
+		free(l->batmap.bits);
+		return r;
+	}
+	free(v->batmap.bits);
+	v->batmap = l->batmap;
+	meta_end(v->meta);
+	return 0;
+}
+
+/* Everything that the new header names. */
+static int write_layout(struct vhd *v, struct layout *l)
+{
+	uint64_t old_end = v->h.table_offset + bat_bytes(v->h.entries);
+	int r = make_room(v, l->end);
+
+	if (!r && l->locators_move)
+		r = move_locators(v, l);
+	r = r ? r : write_fill(v, 0xff, old_end, v->h.table_offset + bat_bytes(l->h.entries));
+	if (!r && l->batmap.there)
+		r = write_new_batmap(v, l);
+	return r ? r : v->host->file_flush(v->file);
+}
+
+static int grow_bat(struct vhd *v, uint32_t blocks)
+{
+	struct layout l = { 0 };
+	int r = plan_layout(v, blocks, &l);
+
+	r = r ? r : write_layout(v, &l);
+	header_encode(&l.h);
+	r = r ? r : header_write(v, &l.h);
+	if (r) {
+		free(l.batmap.bits);
+		return r;
+	}
+	v->h = l.h;
+	return l.batmap.there ? adopt_batmap(v, &l) : 0;
+}
+
+/* ---- sizes --------------------------------------------------------------------------------------------- */
+
+/* bat[] and full[] for so many blocks. */
+static int resize_tables(struct vhd *v, uint32_t blocks)
+{
+	uint32_t *bat = malloc((size_t)blocks * sizeof(*bat)), keep = MIN(blocks, v->blocks);
+	uint8_t *full = calloc(1, blocks / 8 + 1);
+	int r = bat && full ? meta_begin(v->meta, 0) : -ENOMEM;
+
+	if (r) {
+		free(bat);
+		free(full);
+		return r;
+	}
+	memset(bat, 0xff, (size_t)blocks * sizeof(*bat));
+	memcpy(bat, v->bat, (size_t)keep * sizeof(*bat));
+	memcpy(full, v->full, keep / 8 + 1);
+	free(v->bat);
+	free(v->full);
+	v->bat = bat;
+	v->full = full;
+	v->blocks = blocks;
+	v->changed = true;
+	meta_end(v->meta);
+	return 0;
+}
+
+static int set_size(struct vhd *v, uint64_t size, uint64_t end)
+{
+	struct footer f = v->footer;
+	int r;
+
+	f.current_size = size;
+	f.geometry = geometry_of(size);
+	/* The creators whose geometry is the size cannot say this one. */
+	if (footer_disk_size(&f) != size) {
+		memcpy(f.creator, "win ", 4);
+		f.creator_version = 0x000a0000;
+		f.creator_os = CREATOR_OS_WINDOWS;
+	}
+	r = footers_update(v, &f, end);
+	if (!r)
+		__atomic_store_n(&v->size, size, __ATOMIC_RELAXED);
+	return r;
+}
+
+/*
+ * The last block may have something behind the disk's end, and a parent may be larger than its child was: all that the
+ * disk gets reads as zeroes. bat[] is for the new size already.
+ */
+static int zero_new(struct vhd *v, uint64_t from, uint64_t to)
+{
+	uint64_t end = MAX(align_up(from, v->block), v->parent ? v->parent_size : 0);
+	int r = 0;
+
+	to = align_up(to, v->block);
+	for (end = MIN(end, to); !r && from < end;) {
+		uint64_t part = in_block(v, from, end - from);
+
+		if (!reads_zero(v, from, part))
+			r = write_claimed(v, NULL, from, part);
+		from += part;
+	}
+	return r;
+}
+
+static int grow_dynamic(struct vhd *v, uint64_t size)
+{
+	uint32_t blocks = (uint32_t)blocks_of(size, v->block);
+	int r = clear_spare(v);
+
+	if (!r && (blocks > v->h.entries || (v->batmap.there && v->batmap.bytes * 8ull < blocks)))
+		r = grow_bat(v, blocks);
+	r = r ? r : resize_tables(v, blocks);
+	r = r ? r : zero_new(v, v->size, size);
+	r = r ? r : meta_checkpoint(v->meta);
+	return r ? r : set_size(v, size, alloc_end(v));
+}
+
+static int shrink_dynamic(struct vhd *v, uint64_t size)
+{
+	uint32_t blocks = (uint32_t)blocks_of(size, v->block);
+	int r = batmap_disarm(v);
+
+	for (uint32_t i = blocks; i < v->blocks && !r; i++)
+		if (bat_used(v->bat[i]))
+			r = free_block(v, i);
+	r = r ? r : meta_checkpoint(v->meta);
+	r = r ? r : set_size(v, size, alloc_end(v));
+	return r ? r : resize_tables(v, blocks);
+}
+
+static int resize_dynamic(struct vhd *v, uint64_t size)
+{
+	struct claim all;
+	int r;
+
+	if (v->damaged)
+		return -EROFS;
+	if (blocks_of(size, v->block) * 4 > BAT_BYTES_MAX)
+		return -EFBIG;
+	if (v->footer.type == TYPE_DIFFERENCING && !v->parent) {
+		v->host->log(v->host, RD_LOG_ERR, "%s: cannot be resized without its parent", v->path);
+		return -EOPNOTSUPP;
+	}
+	claims_take(&v->claims, &all, 0, UINT64_MAX);
+	r = size > v->size ? grow_dynamic(v, size) : shrink_dynamic(v, size);
+	claims_give(&v->claims, &all);
+	return r;
+}
+
+/* The new footer is there before the old one becomes data. */
+static int grow_fixed(struct vhd *v, uint64_t size)
+{
+	uint64_t before = v->size;
+	int r = set_size(v, size, size);
+
+	return r ? r : v->host->file_zero(v->file, before, MIN(size - before, 2 * SECTOR), 0);
+}
+
+static int shrink_fixed(struct vhd *v, uint64_t size)
+{
+	int r = set_size(v, size, size);
+
+	return r ? r : v->host->file_truncate(v->file, size + FTR_LENGTH);
+}
+
+int vhd_resize(void *handle, uint64_t size)
+{
+	struct vhd *v = handle;
+
+	if (size > SECTORS_MAX * SECTOR)
+		return -EFBIG;
+	if (size == v->size)
+		return 0;
+	if (!v->fixed)
+		return resize_dynamic(v, size);
+	return size > v->size ? grow_fixed(v, size) : shrink_fixed(v, size);
+}
