@@ -623,20 +623,36 @@ static void adopt(struct qcow2 *q, const struct header *h, const uint8_t *buf)
 	q->h.backing_offset = get_be64(buf + HDR_BACKING_OFFSET);
 }
 
-int header_update(struct qcow2 *q, const struct header *h)
+/* buf: what was written, to be freed by the caller. */
+static int write_header(struct qcow2 *q, const struct header *h, uint8_t **buf)
 {
 	size_t cluster = (size_t)1 << h->cluster_bits;
-	uint8_t *buf = q->host->alloc(q->host, cluster);
 	int used, r;
 
-	if (!buf)
+	*buf = q->host->alloc(q->host, cluster);
+	if (!*buf)
 		return -ENOMEM;
-	used = header_encode(h, buf, cluster);
+	used = header_encode(h, *buf, cluster);
 	r = used < 0 ? used : q->host->file_flush(q->file);
 	if (!r && used > SECTOR)
-		r = write_flushed(q, buf, SECTOR, align_up((size_t)used, SECTOR));
-	if (!r)
-		r = write_flushed(q, buf, 0, SECTOR);
+		r = write_flushed(q, *buf, SECTOR, align_up((size_t)used, SECTOR));
+	return r ? r : write_flushed(q, *buf, 0, SECTOR);
+}
+
+int header_write(struct qcow2 *q, const struct header *h)
+{
+	uint8_t *buf;
+	int r = write_header(q, h, &buf);
+
+	q->host->free(q->host, buf);
+	return r;
+}
+
+int header_update(struct qcow2 *q, const struct header *h)
+{
+	uint8_t *buf;
+	int r = write_header(q, h, &buf);
+
 	if (!r)
 		adopt(q, h, buf);
 	q->host->free(q->host, buf);

@@ -312,11 +312,6 @@ static int open_redo(struct qcow2 *q, struct rd_redo **redo)
 	return r == -EOPNOTSUPP ? 0 : r;
 }
 
-static void released(void *ctx, uint64_t offset, uint64_t length)
-{
-	decompressed_forget(ctx, offset, length);
-}
-
 static int open_meta(struct qcow2 *q, const struct options *options)
 {
 	struct meta_config config = {
@@ -326,7 +321,7 @@ static int open_meta(struct qcow2 *q, const struct options *options)
 		.slice = q->slice,
 		.budget = options->cache_size + options->cache_size / 4,
 		.orders = ORDERS,
-		.released = released,
+		.released = alloc_released,
 		.ctx = q,
 	};
 	int r = 0;
@@ -337,6 +332,8 @@ static int open_meta(struct qcow2 *q, const struct options *options)
 		r = meta_open(&config, &q->meta);
 	if (r && config.redo)
 		q->host->redo_close(config.redo, 1); /* nothing is in it yet */
+	if (!r && q->writable && !q->corrupt)
+		r = alloc_init(q);
 	return r;
 }
 
@@ -361,6 +358,7 @@ static void destroy(struct qcow2 *q)
 {
 	if (q->meta)
 		meta_close(q->meta, true);
+	alloc_free(q);
 	metadata_free(q);
 	decompressed_free(q);
 	if (q->backing)
@@ -445,11 +443,14 @@ static int end_writing(struct qcow2 *q)
 static int q_close(void *handle)
 {
 	struct qcow2 *q = handle;
+	int reserve = q->alloc ? alloc_finish(q) : 0;
 	int r = meta_close(q->meta, false);
 
 	q->meta = NULL;
 	if (!r)
 		r = end_writing(q);
+	if (!r)
+		r = reserve;
 	if (r)
 		q->host->log(q->host, RD_LOG_ERR, "%s: could not be closed cleanly: %s", q->path,
 			     strerror(-r));
@@ -523,6 +524,8 @@ static const struct rd_driver driver = {
 	.open = q_open,
 	.close = q_close,
 	.readv = q_readv,
+	.writev = q_writev,
+	.flush = q_flush,
 	.map = q_map,
 	.unmap = q_unmap,
 	.refresh = q_refresh,

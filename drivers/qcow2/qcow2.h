@@ -125,6 +125,8 @@ int header_encode(const struct header *h, uint8_t *buf, size_t len);
  * Nothing else is in flight.
  */
 int header_update(struct qcow2 *q, const struct header *h);
+/* Write h as header_update() does, but leave q->h to the caller: for one who has others in flight. */
+int header_write(struct qcow2 *q, const struct header *h);
 void header_free(struct header *h);
 
 /* ---- tables.c ------------------------------------------------------------------------------------------ */
@@ -210,6 +212,8 @@ int alloc_finish(struct qcow2 *q);
  * contiguous. May block; not under the lock. Nothing durable points to them yet. Undo: alloc_release().
  */
 int alloc_clusters(struct qcow2 *q, uint64_t clusters, uint64_t after, uint64_t *host, uint64_t *got);
+/* As alloc_clusters(); *zero: they read as zeroes. */
+int alloc_data(struct qcow2 *q, uint64_t clusters, uint64_t after, uint64_t *host, uint64_t *got, bool *zero);
 /* Exactly so many contiguous ones: for tables. */
 int alloc_contiguous(struct qcow2 *q, uint64_t clusters, uint64_t *host);
 /* Room for csize bytes of compressed data; clusters are shared between neighbours. */
