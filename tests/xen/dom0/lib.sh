@@ -47,6 +47,16 @@ image() {
 	echo "$IMAGES/$1.img"
 }
 
+# populate IMAGE: an ext4 file system with files in it that guest_side finds again by populated().
+populate() {
+	mkdir -p "$RIG/populate/dir"
+	cp -a /usr/bin/qemu-img /usr/sbin/mke2fs "$RIG/populate/"
+	seq 100000 >"$RIG/populate/dir/numbers"
+	(cd "$RIG/populate" && find . -type f -exec sha256sum {} + >../sums && mv ../sums .)
+	mkfs.ext4 -q -F -d "$RIG/populate" "$1" || fail "cannot make a file system in $1"
+	rm -r "$RIG/populate"
+}
+
 # Allocated 512-byte blocks.
 blocks() {
 	stat -c %b "$1"
@@ -61,9 +71,27 @@ loop_of() {
 	losetup -n -O NAME -j "$1" | head -n 1
 }
 
+# The format of an image, by the end of its name.
+format_of() {
+	case $1 in
+	*.qcow2) echo qcow2 ;;
+	*.vhd) echo vhd ;;
+	*) echo raw ;;
+	esac
+}
+
+# Of the disk, in bytes.
+size_of() {
+	local format
+	format=$(format_of "$1")
+	[ "$format" != vhd ] || format=vpc
+	qemu-img info -f "$format" "$1" | sed -n 's/^virtual size:.*(\([0-9]*\) bytes)$/\1/p'
+}
+
 # disk DEV IMAGE [MODE]: xl's specification of a disk served by the backend under test. Mode is w or r.
 disk() {
-	local mode=${3:-w} loop
+	local mode=${3:-w} loop format
+	format=$(format_of "$2")
 	case $RIG_BACKEND in
 	blkback)
 		loop=$(loop_of "$2")
@@ -73,13 +101,13 @@ disk() {
 		echo "format=raw,vdev=$1,access=$mode,backendtype=phy,target=$loop"
 		;;
 	qdisk)
-		echo "format=raw,vdev=$1,access=$mode,backendtype=qdisk,target=$2"
+		echo "format=$format,vdev=$1,access=$mode,backendtype=qdisk,target=$2"
 		;;
 	ringdisk)
-		echo "format=raw,vdev=$1,access=$mode,backendtype=qdisk,target=ringdisk:${RIG_DRIVER:-raw}:$2"
+		echo "format=raw,vdev=$1,access=$mode,backendtype=qdisk,target=ringdisk:${RIG_DRIVER:-$format}:$2"
 		;;
 	null)
-		echo "format=raw,vdev=$1,access=$mode,backendtype=qdisk,target=ringdisk:null:$(stat -c %s "$2")"
+		echo "format=raw,vdev=$1,access=$mode,backendtype=qdisk,target=ringdisk:null:$(size_of "$2")"
 		;;
 	esac
 }
