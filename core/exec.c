@@ -24,14 +24,17 @@
 #include <errno.h>
 #include <sched.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #define SECTOR 512u
 #define COPIES 256u   /* grant-copy segments in one call */
 #define EXTENTS 8     /* asked of map at once */
 
-/* Inline calls: a slow one weighs as much as so many quick ones; three in a short time are too many. */
+/* Inline calls: one that slept weighs as much as so many quick ones; three in a short time are too many. After a slow
+ * one so many are watched for sleeping. */
 #define SLOW_WEIGHT 32u
 #define SLOW_LIMIT  64u
+#define SLOW_WATCH  64u
 
 /* --- the gate to the guest's memory -------------------------------------------------------------- */
 
@@ -603,18 +606,35 @@ static void run_one(struct exec *x, struct request *req, bool inline_)
 	park_if_full(x, req);
 }
 
-/* Inline: run_one, and see how long it took.  Calls that sleep end inline service for a while; a single
- * slow one is no sign, as any thread loses its processor now and then. */
+/* How often this thread has gone to sleep by itself. */
+static long sleeps(void)
+{
+	struct rusage usage;
+
+	return getrusage(RUSAGE_THREAD, &usage) ? 0 : usage.ru_nvcsw;
+}
+
+/*
+ * Inline: run_one, and see whether it slept.  Calls that do end inline service for a while; a single one is no sign.
+ * Slow is not the same: a large request takes its time, and any thread loses its processor now and then.  The kernel
+ * knows, but asking it is a system call: so that is done only for some calls after a slow one.
+ */
 static void run_one_timed(struct exec *x, struct request *req, uint64_t *now)
 {
 	uint64_t before = *now;
+	bool watched = x->watch > 0;
+	long slept = watched ? sleeps() : 0;
 
 	run_one(x, req, true);
 	*now = now_ns();
+	x->watch -= watched;
 	if (since_ns(before, *now) <= EXEC_SLOW_NS) {
 		x->slow_score -= x->slow_score != 0;
 		return;
 	}
+	x->watch = SLOW_WATCH;
+	if (!watched || sleeps() == slept)
+		return;
 	x->slow_score += SLOW_WEIGHT;
 	if (x->slow_score > SLOW_LIMIT) {
 		x->slow_until = *now + NSEC_PER_SEC;

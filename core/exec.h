@@ -26,7 +26,7 @@
 #include <stdbool.h>
 
 #define EXEC_BATCH   32u
-#define EXEC_SLOW_NS 200000u /* an inline call that takes longer slept */
+#define EXEC_SLOW_NS 200000u /* a call that takes longer may have slept */
 
 /* How a device's requests are executed.  Set before start, but where it says otherwise. */
 struct exec {
@@ -40,7 +40,8 @@ struct exec {
 	bool direct;           /* the image wants private aligned buffers */
 	bool inline_io;        /* aio=inline */
 	/* poller only */
-	unsigned slow_score;   /* slow inline calls lately */
+	unsigned slow_score;   /* inline calls that slept lately */
+	unsigned watch;        /* so many more calls are looked at for sleeping */
 	uint64_t slow_until;   /* no inline service before this */
 	_Atomic bool sync;          /* every write durable before its answer */
 	_Atomic bool report_enospc; /* answer ERROR instead of parking */
