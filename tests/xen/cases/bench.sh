@@ -35,7 +35,12 @@ dom0_side() {
 	*) filled "$format" ;;
 	esac
 	guest_start g "arg=${BENCH_REQUESTS:-6000}:$jobs" "$(disk xvda "$(echo "$IMAGES"/bench.*)")"
-	guest_end g 280
+	guest_wait g 280 finished
+	case $RIG_BACKEND in
+	ringdisk | null) ringdisk stats >"$RIG/out/stats.txt" ;;
+	esac
+	guest_go g
+	guest_end g 60
 	tr -d '\r' <"$(console g)" | sed -n 's/^RIG \(BENCH .*\)/\1/p' >"$RIG/out/bench.txt"
 	[ "$(wc -l <"$RIG/out/bench.txt")" -eq "$jobs" ] || fail "not every job has given a figure"
 }
@@ -57,17 +62,21 @@ first_writes() {
 	job first-qd32 write:60k 4 32 2000 --offset=128m --size=127m
 }
 
-guest_side() {
+full_image() {
 	local requests=${ARG%:*}
-	await 30 disk_there xvda
-	if [ "${ARG#*:}" = 2 ]; then
-		first_writes
-		return
-	fi
 	job randread-qd1 randread 4 1 "$requests"
 	job randread-qd32 randread 4 32 "$requests"
 	job randwrite-qd1 randwrite 4 1 "$requests"
 	job randwrite-qd32 randwrite 4 32 "$requests"
 	job read-256k read 256 8 $((requests / 8))
 	job write-256k write 256 8 $((requests / 8))
+}
+
+guest_side() {
+	await 30 disk_there xvda
+	case ${ARG#*:} in
+	2) first_writes ;;
+	*) full_image ;;
+	esac
+	sync_with_dom0 finished
 }

@@ -65,6 +65,36 @@ disk_gone() {
 	[ ! -e "/sys/block/$1" ]
 }
 
+# verify DEV RW BLOCKSIZE DEPTH SIZE: fio puts a checksum into each block that it writes, and checks them after.
+verify() {
+	say "fio $*"
+	must fio --name=v --filename="/dev/$1" --direct=1 --ioengine=libaio --thread --verify=crc32c --verify_fatal=1 \
+		--do_verify=1 --rw="$2" --bs="$3" --iodepth="$4" --size="$5" --randseed="$4"
+}
+
+sums_agree() {
+	(cd /mnt && sha256sum -c "$1" >/dev/null)
+}
+
+# more_files DEV: what populate() put into the image is there; more is written, some removed, and all found again.
+more_files() {
+	say "files on $1"
+	must e2fsck -fn "/dev/$1"
+	must mount -t ext4 -o discard "/dev/$1" /mnt
+	must sums_agree sums
+	must cp -a /lib/modules /cases /mnt/
+	must rm /mnt/dir/numbers
+	(cd /mnt && find modules cases -type f -exec sha256sum {} + >new.sums)
+	must umount /mnt
+	must e2fsck -fn "/dev/$1"
+	echo 3 >/proc/sys/vm/drop_caches
+	must mount -t ext4 "/dev/$1" /mnt
+	must sums_agree new.sums
+	grep -v numbers /mnt/sums >/mnt/rest
+	must sums_agree rest
+	must umount /mnt
+}
+
 # sync_with_dom0 WORD: tells dom0 where we are and waits for its go.
 sync_with_dom0() {
 	say "$1"
