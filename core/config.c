@@ -119,6 +119,16 @@ static int apply_redo_dir(struct config *config, const char *value, char *err, s
 	return set_path(&config->redo_dir, value, err, errlen);
 }
 
+static int apply_backing_dirs(struct config *config, const char *value, char *err, size_t errlen)
+{
+	for (const char *dir = value; dir; dir = strchr(dir, ':')) {
+		dir += *dir == ':';
+		if (*dir != '/')
+			return bad(err, errlen, value, "absolute paths with ':' between them");
+	}
+	return replace(&config->backing_dirs, value);
+}
+
 static int apply_workers(struct config *config, const char *value, char *err, size_t errlen)
 {
 	return set_count(&config->workers, value, 0, err, errlen);
@@ -316,6 +326,11 @@ static const struct option_def options[] = {
 	  .apply = apply_log_level,
 	  .in_file = true,
 	  .help = "err, warn, info (the default) or debug" },
+	{ .name = "backing-dirs",
+	  .arg = "DIR:...",
+	  .apply = apply_backing_dirs,
+	  .in_file = true,
+	  .help = "where backing files may lie besides beside their image" },
 	{ .name = "redo-dir",
 	  .arg = "DIR",
 	  .apply = apply_redo_dir,
@@ -654,6 +669,7 @@ void config_free(struct config *config)
 	free(config->hyp);
 	free(config->loopback_socket);
 	free(config->redo_dir);
+	free(config->backing_dirs);
 	free(config->control_socket);
 	free(config->control_group);
 	free(config->driver_dir);

@@ -32,6 +32,7 @@ struct config {
 	char *control_socket;
 	char *control_group; /* NULL: leave it */
 	char *driver_dir;
+	char *backing_dirs; /* with ':' between them; NULL: none */
 	char *redo_dir; /* NULL: redo, beside the admin socket */
 	char *pid_file;                    /* NULL: none */
 	char *kinds[CONFIG_MAX_KINDS + 1]; /* ends with NULL */

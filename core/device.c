@@ -1240,6 +1240,19 @@ static void on_event(void *arg, int what)
 			      dev->name);
 		event = DEV_EV_PARKED;
 		break;
+	case POLLER_FAILED:
+		dev_set_error(dev, "the storage fails: requests wait; repair it, then: ringdisk unpause %s",
+			      dev->name);
+		event = DEV_EV_PARKED;
+		break;
+	case POLLER_GAVE_UP:
+		dev_set_error(dev, "nobody came in time: what waited was answered with errors, and so is what "
+			      "fails from now on; when it works again: ringdisk set %s on-error=...",
+			      dev->name);
+		log_limited(&dev->life, LOG_LVL_WARN, LOG_DEVICE,
+			    "error-timeout: the requests that waited are answered with errors");
+		event = DEV_EV_GAVE_UP;
+		break;
 	}
 	if (tab.env->notify)
 		tab.env->notify(dev, event, tab.env->notify_arg);

@@ -67,6 +67,7 @@ struct dev_env {
 #define DEV_EV_BROKEN  1 /* the ring is impossible: stopped */
 #define DEV_EV_PARKED  2 /* requests wait for the operator (ENOSPC, flush failure) */
 #define DEV_EV_RESIZED 3 /* size changed: publish sectors, then state again */
+#define DEV_EV_GAVE_UP 4 /* error-timeout: parked requests were answered with errors */
 
 /* --- table ---------------------------------------------------------------------------------- */
 int devtab_init(const struct dev_env *env);

@@ -9,7 +9,8 @@
  *
  * Results: 0 or -errno in req->err.  Two of them are not for the guest: a failed flush, because Linux
  * takes the ERROR of an empty flush for "flushed" (it only turns flushing off), and a write without
- * space, because nothing is lost while it waits.  These get REQ_PARK; the caller keeps them.
+ * space, because nothing is lost while it waits; with on-error=pause any other failure of the storage, too.
+ * These get REQ_PARK; the caller keeps them.
  *
  * A device that must be given up while a driver hangs is revoked: exec_revoke waits until no thread is
  * between exec_enter and exec_leave, and none enters after it.  What is in between never blocks.
@@ -401,11 +402,29 @@ void exec_finish_reads(struct exec *x, struct list_head *list)
 	move_data_gated(x, list, true);
 }
 
-/* A write that found no space waits for it, unless the operator wants to hear of it at once. */
-static void park_if_full(struct exec *x, struct request *req)
+/* Errors that the storage is to blame for, so that they may end: not the guest, nor the image's kind. */
+static bool may_pass(int err)
 {
-	if (req->err == -ENOSPC && req_writes(req) && !atomic_load(&x->report_enospc))
-		req->flags |= REQ_PARK;
+	return err && err != -EAGAIN && err != -EINVAL && err != -EFAULT && err != -EOPNOTSUPP &&
+	       err != -EROFS;
+}
+
+static bool is_worth_waiting(struct exec *x, const struct request *req)
+{
+	if (req->err == -ENOSPC && req_writes(req))
+		return !atomic_load(&x->report_enospc);
+	return may_pass(req->err) && atomic_load(&x->halt_on_error);
+}
+
+/* A write that found no space waits for it, unless the operator wants to hear of it at once; other errors wait
+ * only if he wants that.  After a failed flush nothing is as it was: that has its own rule. */
+static void park_if_failed(struct exec *x, struct request *req)
+{
+	if (!req->err || req->flags & REQ_PARK || atomic_load(x->flush_failed) ||
+	    atomic_load(&x->gave_up) || atomic_load(&x->revoked))
+		return;
+	if (is_worth_waiting(x, req))
+		req->flags |= REQ_PARK | REQ_HALT;
 }
 
 /* --- inline ------------------------------------------------------------------------------------------- */
@@ -603,7 +622,7 @@ static void run_one(struct exec *x, struct request *req, bool inline_)
 	if (req->err)
 		return;
 	req->err = inline_ ? io_inline(x, req) : run_blocking(x, req);
-	park_if_full(x, req);
+	park_if_failed(x, req);
 }
 
 /* How often this thread has gone to sleep by itself. */
@@ -765,6 +784,6 @@ bool exec_aio_done(struct exec *x, struct request *req, int result)
 	if (--req->parts)
 		return false;
 	img_unmap(x->image, req->token);
-	park_if_full(x, req);
+	park_if_failed(x, req);
 	return true;
 }

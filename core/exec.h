@@ -45,6 +45,8 @@ struct exec {
 	uint64_t slow_until;   /* no inline service before this */
 	_Atomic bool sync;          /* every write durable before its answer */
 	_Atomic bool report_enospc; /* answer ERROR instead of parking */
+	_Atomic bool halt_on_error; /* park on other errors, too */
+	_Atomic bool gave_up;       /* the operator did not come in time: park no more */
 	/* Promise 3: a flush failed; owned by the device, outlives reconnects. */
 	_Atomic bool *flush_failed;
 	/* The guest's memory is not ours any more; nobody new may touch it. */

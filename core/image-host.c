@@ -78,12 +78,16 @@ static int host_file_open(const struct rd_host *host, const char *path, uint32_t
 			  struct rd_file **file)
 {
 	struct image *image = image_of(host);
-	int r = flags_below(image, &flags);
+	int r = flags_below(image, &flags), found;
 	char err[1024];
 
 	if (r)
 		return r;
-	r = io_open_why(img_disk(image), path, flags, file, err, sizeof(err));
+	found = img_found(image, path);
+	if (found >= 0)
+		r = io_open_found(img_disk(image), path, found, flags, file, err, sizeof(err));
+	else
+		r = io_open_why(img_disk(image), path, flags, file, err, sizeof(err));
 	if (r)
 		img_say(image, LOG_LVL_ERR, "%s", err);
 	return r;
@@ -99,7 +103,8 @@ static int host_redo_recover(const struct rd_host *host, struct rd_file *file, u
 		img_say(image, LOG_LVL_ERR, "%s", err);
 	else if (r)
 		img_say(image, LOG_LVL_WARN,
-			"%s: whoever wrote to it last has died: %d changes replayed from its redo log",
+			"%s: whoever wrote to it last has died: %d changes replayed from its redo "
+			"log",
 			io_path(file), r);
 	return r;
 }
@@ -115,22 +120,39 @@ static int host_redo_create(const struct rd_host *host, struct rd_file *file, ui
 	return r;
 }
 
+/* A child to the driver that opened it. */
+static void hand_over(struct image *image, struct rd_child **child, struct rd_info *info)
+{
+	uint32_t room = MIN(info->struct_size, (uint32_t)sizeof(*info));
+
+	memcpy(info, img_info(image), room);
+	if (room >= sizeof(info->struct_size))
+		info->struct_size = room;
+	*child = (struct rd_child *)image;
+}
+
+static int host_backing_open(const struct rd_host *host, struct rd_file *from, const char *format,
+			     const char *name, struct rd_child **child, struct rd_info *info)
+{
+	struct image *image;
+	int r = img_backing_open(image_of(host), from, format, name, &image);
+
+	if (!r)
+		hand_over(image, child, info);
+	return r;
+}
+
 static int host_child_open(const struct rd_host *host, const char *params, uint32_t flags,
 			   struct rd_child **child, struct rd_info *info)
 {
-	uint32_t room = MIN(info->struct_size, (uint32_t)sizeof(*info));
 	struct image *image;
 	int r = flags_below(image_of(host), &flags);
 
 	if (!r)
 		r = img_open_below(image_of(host), params, flags, &image);
-	if (r)
-		return r;
-	memcpy(info, img_info(image), room);
-	if (room >= sizeof(info->struct_size))
-		info->struct_size = room;
-	*child = (struct rd_child *)image;
-	return 0;
+	if (!r)
+		hand_over(image, child, info);
+	return r;
 }
 
 static void host_child_close(struct rd_child *child)
@@ -215,6 +237,7 @@ void img_host_init(struct rd_host *host, struct image *image)
 		.redo_switch = redo_switch,
 		.redo_cut = redo_cut,
 		.redo_close = redo_close,
+		.backing_open = host_backing_open,
 		.child_describe = host_child_describe,
 	};
 }

@@ -21,6 +21,18 @@ const char *img_disk(const struct image *image);
 uint32_t img_flags(const struct image *image); /* RD_OPEN_* */
 /* image.c: open what an image stands on. The reason of a failure becomes the parent's. */
 int img_open_below(struct image *parent, const char *params, uint32_t flags, struct image **child);
+/* image-backing.c: a backing file by the name in an image that is open as from; read-only. The reason of a
+ * failure has been told. */
+int img_backing_open(struct image *image, struct rd_file *from, const char *format, const char *name,
+		     struct image **child);
+/* image.c: open what found is (an O_PATH descriptor, the caller's) and path was; the file from names it. */
+int img_open_found(struct image *parent, struct rd_file *from, const struct rd_driver *driver,
+		   const char *path, int found, struct image **child);
+/* image.c: the image that this one stands below, NULL at the top; *from: the parent's file that names it,
+ * NULL if it was not named by a file. */
+const struct image *img_parent(const struct image *image, struct rd_file **from);
+/* image.c: the descriptor that stands for this path, or -1. Of the image itself, while it is opened. */
+int img_found(const struct image *image, const char *path);
 
 /* image.c, for image-manage.c. */
 void *img_handle(const struct image *image);

@@ -45,6 +45,8 @@ struct image {
 	uint32_t flags; /* RD_OPEN_* */
 	bool serial;
 	unsigned depth; /* images above this one */
+	struct image *parent; /* the one above; it is closed after this one */
+	struct rd_file *from; /* the parent's file that names this image; NULL: none does */
 
 	struct rd_info info; /* size: atomic access; the rest is set by img_open and img_refresh */
 
@@ -58,6 +60,8 @@ struct image {
 	pthread_mutex_t turn;
 
 	/* opening thread, during img_open only */
+	int found; /* of a backing file: what its target is, O_PATH; else -1 */
+	const char *target;
 	char *err;
 	size_t errlen;
 };
@@ -244,8 +248,15 @@ static void image_free(struct image *image)
 	free(image);
 }
 
+/* Where an image stands; all zero and found -1 for one of the top. */
+struct position {
+	struct image *parent;
+	struct rd_file *from;
+	int found;
+};
+
 static struct image *image_new(const char *disk, const struct rd_driver *driver, uint32_t flags,
-			       unsigned depth)
+			       const struct position *at)
 {
 	struct image *image = calloc(1, sizeof(*image));
 
@@ -258,20 +269,24 @@ static struct image *image_new(const char *disk, const struct rd_driver *driver,
 	log_limit_init(&image->broken, 5, 60000);
 	image->driver = driver;
 	image->flags = flags;
-	image->depth = depth;
+	image->parent = at->parent;
+	image->from = at->from;
+	image->found = at->found;
+	image->depth = at->parent ? at->parent->depth + 1 : 0;
 	return image;
 }
 
-static int open_at_depth(const char *disk, const struct params *params, uint32_t flags,
-			 unsigned depth, struct image **opened, char *err, size_t errlen)
+static int open_at(const char *disk, const struct params *params, uint32_t flags,
+		   const struct position *at, struct image **opened, char *err, size_t errlen)
 {
-	struct image *image = image_new(disk, params->driver, flags, depth);
+	struct image *image = image_new(disk, params->driver, flags, at);
 	int r;
 
 	if (!image) {
 		snprintf(err, errlen, "out of memory");
 		return -ENOMEM;
 	}
+	image->target = params->target;
 	image->err = err;
 	image->errlen = errlen;
 	err[0] = '\0';
@@ -280,6 +295,7 @@ static int open_at_depth(const char *disk, const struct params *params, uint32_t
 		snprintf(err, errlen, "%s: %.512s: %s", params->driver->name, params->target,
 			 strerror(-r));
 	image->err = NULL;
+	image->target = NULL;
 	if (r) {
 		image_free(image);
 		return r;
@@ -291,28 +307,62 @@ static int open_at_depth(const char *disk, const struct params *params, uint32_t
 int img_open(const char *disk, const struct params *params, uint32_t flags, struct image **image,
 	     char *err, size_t errlen)
 {
+	const struct position top = { .found = -1 };
 	char text[1024];
 
 	if (!err || !errlen) {
 		err = text;
 		errlen = sizeof(text);
 	}
-	return open_at_depth(disk, params, flags, 0, image, err, errlen);
+	return open_at(disk, params, flags, &top, image, err, errlen);
+}
+
+/* One below another. */
+static int open_under(struct image *parent, const struct position *at, const struct params *params,
+		      uint32_t flags, struct image **child)
+{
+	char err[1024];
+	int r = open_at(parent->disk, params, flags, at, child, err, sizeof(err));
+
+	/* It has been logged. */
+	if (r && parent->err)
+		snprintf(parent->err, parent->errlen, "%s", err);
+	return r;
+}
+
+int img_open_found(struct image *parent, struct rd_file *from, const struct rd_driver *driver,
+		   const char *path, int found, struct image **child)
+{
+	const struct position at = { parent, from, found };
+	CLEANUP_FREE char *target = strdup(path);
+	const struct params params = { .driver = driver, .target = target };
+
+	if (!target)
+		return -ENOMEM;
+	return open_under(parent, &at, &params, parent->flags & ~RD_OPEN_WRITE, child);
+}
+
+const struct image *img_parent(const struct image *image, struct rd_file **from)
+{
+	*from = image->from;
+	return image->parent;
+}
+
+int img_found(const struct image *image, const char *path)
+{
+	return image->target && !strcmp(path, image->target) ? image->found : -1;
 }
 
 int img_open_below(struct image *parent, const char *string, uint32_t flags, struct image **child)
 {
+	const struct position at = { .parent = parent, .found = -1 };
 	struct params params;
 	char err[1024];
 	int r = params_parse(string, &params, err, sizeof(err));
 
 	if (!r) {
-		r = open_at_depth(parent->disk, &params, flags, parent->depth + 1, child, err,
-				  sizeof(err));
+		r = open_under(parent, &at, &params, flags, child);
 		params_free(&params);
-		/* It has been logged. */
-		if (r && parent->err)
-			snprintf(parent->err, parent->errlen, "%s", err);
 		return r;
 	}
 	img_say(parent, LOG_LVL_ERR, "%s", err);
@@ -360,7 +410,8 @@ int img_result(struct image *image, const char *callback, int r)
 
 struct image *img_new_blank(const char *disk, const struct rd_driver *driver, char *err, size_t errlen)
 {
-	struct image *image = image_new(disk, driver, RD_OPEN_WRITE, 0);
+	const struct position top = { .found = -1 };
+	struct image *image = image_new(disk, driver, RD_OPEN_WRITE, &top);
 
 	if (image) {
 		image->err = err;

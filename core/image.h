@@ -28,6 +28,12 @@ int img_open(const char *disk, const struct params *params, uint32_t flags, stru
 /* Flushes nothing by itself.  Accepts NULL. */
 int img_close(struct image *image);
 
+/*
+ * Where backing files may lie besides in the directory of the image that names them: absolute paths with
+ * ':' between them, or NULL. Once, before there are other threads. -EINVAL: one is not absolute.
+ */
+int img_set_backing_dirs(const char *list);
+
 const struct rd_info *img_info(const struct image *image);
 const struct rd_driver *img_driver(const struct image *image);
 bool img_writable(const struct image *image);

@@ -354,14 +354,15 @@ static int lock_file(struct rd_file *file, const struct reason *why)
 	return r ? fail(why, r, "cannot be locked: %s", strerror(-r)) : 0;
 }
 
-static int open_inner(struct rd_file *file, const struct reason *why)
+/* name: what is opened for file->path. */
+static int open_inner(struct rd_file *file, const char *name, const struct reason *why)
 {
 	struct stat st;
 	int r;
 
 	if (file->flags & ~OPEN_FLAGS)
 		return fail(why, -EINVAL, "unknown open flags %#x", file->flags & ~OPEN_FLAGS);
-	r = open_checked(file->path, file->flags, &st, why);
+	r = open_checked(name, file->flags, &st, why);
 	if (r < 0)
 		return r;
 	file->fd = r;
@@ -380,8 +381,8 @@ static int open_inner(struct rd_file *file, const struct reason *why)
 	return r;
 }
 
-int io_open_why(const char *disk, const char *path, uint32_t flags, struct rd_file **result,
-		char *err, size_t errlen)
+static int open_as(const char *disk, const char *path, const char *name, uint32_t flags,
+		   struct rd_file **result, char *err, size_t errlen)
 {
 	struct rd_file *file = calloc(1, sizeof(*file));
 	char text[256] = "out of memory";
@@ -396,7 +397,7 @@ int io_open_why(const char *disk, const char *path, uint32_t flags, struct rd_fi
 		file->disk = strdup(disk ? disk : "");
 		file->path = strdup(path);
 		if (file->disk && file->path)
-			r = open_inner(file, &why);
+			r = open_inner(file, name, &why);
 	}
 	if (r) {
 		snprintf(err, errlen, "%s: %s", path, text);
@@ -405,6 +406,21 @@ int io_open_why(const char *disk, const char *path, uint32_t flags, struct rd_fi
 	}
 	*result = file;
 	return 0;
+}
+
+int io_open_why(const char *disk, const char *path, uint32_t flags, struct rd_file **file, char *err,
+		size_t errlen)
+{
+	return open_as(disk, path, path, flags, file, err, errlen);
+}
+
+int io_open_found(const char *disk, const char *path, int found, uint32_t flags,
+		  struct rd_file **file, char *err, size_t errlen)
+{
+	char name[64];
+
+	snprintf(name, sizeof(name), "/proc/self/fd/%d", found);
+	return open_as(disk, path, name, flags, file, err, errlen);
 }
 
 int io_open(const char *disk, const char *path, uint32_t flags, struct rd_file **file)

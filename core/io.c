@@ -700,6 +700,11 @@ int io_info(struct rd_file *file, struct rd_info *info)
 	return 0;
 }
 
+int io_stat(struct rd_file *file, struct stat *st)
+{
+	return io_sys.fstat(file->fd, st) ? -errno : 0;
+}
+
 const char *io_path(const struct rd_file *file)
 {
 	return file->path;

@@ -15,12 +15,16 @@
 #include <ringdisk/driver.h>
 
 #include <stdbool.h>
+#include <sys/stat.h>
 
 /* disk: the name in messages ("5/xvda"), copied.  Logs the reason when it fails. */
 int io_open(const char *disk, const char *path, uint32_t flags, struct rd_file **file);
 /* The same, but puts the reason ("/path: what is wrong") into err instead of the log. */
 int io_open_why(const char *disk, const char *path, uint32_t flags, struct rd_file **file, char *err,
 		size_t errlen);
+/* The same for what found (an O_PATH descriptor, the caller's) is; path is only for messages. */
+int io_open_found(const char *disk, const char *path, int found, uint32_t flags,
+		  struct rd_file **file, char *err, size_t errlen);
 /* Accepts NULL. */
 void io_close(struct rd_file *file);
 
@@ -33,6 +37,7 @@ int io_punch(struct rd_file *file, uint64_t offset, uint64_t length);
 int io_zero(struct rd_file *file, uint64_t offset, uint64_t length, uint32_t flags);
 int io_truncate(struct rd_file *file, uint64_t size);
 int io_info(struct rd_file *file, struct rd_info *info);
+int io_stat(struct rd_file *file, struct stat *st);
 const char *io_path(const struct rd_file *file);
 /*
  * What the file system stores of a range inside the file: *hole says that its beginning is a hole, which reads as

@@ -9,6 +9,7 @@
 #include "device.h"
 #include "drivers.h"
 #include "hyp.h"
+#include "image.h"
 #include "log.h"
 #include "pool.h"
 #include "redo.h"
@@ -34,6 +35,11 @@ struct part {
 static int start_drivers(struct parts *p)
 {
 	return drv_load(p->config->driver_dir);
+}
+
+static int start_images(struct parts *p)
+{
+	return img_set_backing_dirs(p->config->backing_dirs);
 }
 
 /* Beside the admin socket, unless the configuration says where. */
@@ -203,6 +209,7 @@ static void stop_pid_file(struct parts *p)
 static const struct part table[] = {
 	{ "the limits", raise_limits, NULL },
 	{ "the drivers", start_drivers, NULL },
+	{ "the backing files", start_images, NULL },
 	{ "the redo logs", start_redo, NULL },
 	{ "the hypervisor", start_hyp, stop_hyp },
 	{ "the threads", start_pools, stop_pools },

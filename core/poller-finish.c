@@ -59,7 +59,7 @@ void finish_answer_locked(struct pring *r, struct request *req)
 
 /* Those of list that came from ring r: answer or park them, push once.  Returns what else to do. */
 struct aftermath {
-	bool notify, kick, parked;
+	bool notify, kick, parked, failed;
 };
 
 static struct aftermath finish_ring(struct pring *r, struct list_head *list)
@@ -78,7 +78,8 @@ static struct aftermath finish_ring(struct pring *r, struct list_head *list)
 		if (req->flags & REQ_PARK) {
 			park_locked(r, req);
 			after.parked = true;
-			if (req->err == -ENOSPC)
+			after.failed |= req->flags & REQ_HALT && req->err != -ENOSPC;
+			if (req->flags & REQ_HALT)
 				atomic_fetch_add(&r->poller->full, 1);
 		} else {
 			finish_answer_locked(r, req);
@@ -113,7 +114,7 @@ void finish(struct poller *p, struct list_head *list, uint64_t now, bool on_poll
 {
 	struct stats_batch batch = stats_batch_begin(p->cfg.stats);
 	struct request *req;
-	bool parked = false, wake = false;
+	bool parked = false, failed = false, wake = false;
 
 	list_for_each(req, list, node) {
 		if (req->flags & REQ_PARK) {
@@ -132,14 +133,18 @@ void finish(struct poller *p, struct list_head *list, uint64_t now, bool on_poll
 			finish_notify(r);
 		wake = wake || after.kick;
 		parked = parked || after.parked;
+		failed = failed || after.failed;
 	}
 	/* On the poller too: the ring that wants may be another one, which has had its turn in this pass. */
 	if (atomic_load(&p->wanting) && atomic_exchange(&p->wanting, false))
 		poller_kick(p);
 	else if (wake && !on_poller)
 		poller_kick(p);
-	if (parked)
-		p->cfg.event(p->cfg.arg, POLLER_PARKED);
+	if (!parked)
+		return;
+	if (atomic_load(&p->error_timeout))
+		poller_kick(p); /* its clock runs from now on */
+	p->cfg.event(p->cfg.arg, failed ? POLLER_FAILED : POLLER_PARKED);
 }
 
 /* Data gets ERROR.  A flush gets no answer: there is none that would be true. */
@@ -150,7 +155,8 @@ static bool fail_parked_locked(struct pring *r, struct list_head *list)
 	list_for_each_safe(req, next, list, node) {
 		list_del(&req->node);
 		req->flags &= ~REQ_PARK;
-		if (req->err == -ENOSPC) {
+		if (req->flags & REQ_HALT) {
+			req->flags &= ~REQ_HALT;
 			atomic_fetch_sub(&r->poller->full, 1);
 			finish_answer_locked(r, req);
 			continue;
@@ -185,6 +191,48 @@ void poller_fail_parked(struct poller *p)
 		if (tell)
 			finish_notify(r);
 	}
+}
+
+/* Only those; a parked flush stays. */
+static bool give_up_ring(struct pring *r)
+{
+	struct request *req, *next;
+	struct list_head list;
+	unsigned n = 0;
+	bool tell;
+
+	list_init(&list);
+	lock_acquire(&r->lock);
+	list_for_each_safe(req, next, &r->parked, node) {
+		if (!(req->flags & REQ_HALT))
+			continue;
+		list_move_tail(&req->node, &list);
+		r->nparked--;
+		n++;
+	}
+	atomic_fetch_add(&r->poller->active, n);
+	lock_release(&r->lock);
+	list_for_each(req, &list, node)
+		exec_release(&r->poller->exec, req);
+	stats_add(r->poller->cfg.stats->parked, -(uint64_t)n);
+	lock_acquire(&r->lock);
+	tell = fail_parked_locked(r, &list);
+	atomic_fetch_sub(&r->poller->active, n);
+	lock_release(&r->lock);
+	if (tell)
+		finish_notify(r);
+	return n != 0;
+}
+
+void finish_give_up(struct poller *p)
+{
+	bool any = false;
+
+	atomic_store(&p->exec.gave_up, true);
+	for (unsigned i = 0; i < p->nrings; i++)
+		any |= give_up_ring(&p->ring[i]);
+	if (any)
+		p->cfg.event(p->cfg.arg, POLLER_GAVE_UP);
 }
 
 /* --- the way over the workers ----------------------------------------------------------------- */

@@ -72,7 +72,8 @@ struct poller {
 	struct io_aio *aio;
 	/* atomic */
 	_Atomic bool stop, pausing, resuming, revoked, broken;
-	_Atomic unsigned full;   /* writes that wait for space: consume no more */
+	_Atomic unsigned full;   /* requests with REQ_HALT: consume no more */
+	_Atomic unsigned error_timeout; /* seconds until these are given up; 0: never */
 	_Atomic unsigned active; /* in flight on all rings, but for parked ones */
 	_Atomic bool wanting;    /* max-requests or memory: kick when any request finishes */
 	_Atomic unsigned max_requests;
@@ -89,6 +90,7 @@ struct poller {
 	unsigned spurious;  /* events in a row that brought nothing */
 	int unmask;         /* port to unmask when all is served, or -1 */
 	uint64_t wake_at;   /* somebody waits for the limits until then; 0: nobody */
+	uint64_t halted_at; /* since when there are some with REQ_HALT; 0: there are none */
 	unsigned first;     /* ring to begin with */
 	bool retry;         /* memory is short, perhaps another disk has it: look again soon */
 	/* todo_lock */
@@ -137,6 +139,8 @@ void finish(struct poller *p, struct list_head *list, uint64_t now, bool on_poll
 /* Answer one request, under the ring lock; the push is the caller's. */
 void finish_answer_locked(struct pring *r, struct request *req);
 void finish_notify(struct pring *r);
+/* Answer all of the disk with REQ_HALT with ERROR. */
+void finish_give_up(struct poller *p);
 /* Hand list over to the workers; it is empty afterwards. */
 void work_enqueue(struct poller *p, struct list_head *list);
 /* Before the thread starts. */

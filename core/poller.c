@@ -97,10 +97,10 @@ static void restart_parked(struct poller *p)
 		r->nparked = 0;
 	}
 	list_for_each(req, &list, node) {
-		if (req->err == -ENOSPC)
+		if (req->flags & REQ_HALT)
 			atomic_fetch_sub(&p->full, 1);
 		req->err = 0;
-		req->flags &= ~REQ_PARK;
+		req->flags &= ~(REQ_PARK | REQ_HALT);
 		n++;
 	}
 	stats_add(p->cfg.stats->parked, -(uint64_t)n);
@@ -110,14 +110,42 @@ static void restart_parked(struct poller *p)
 
 /* --- the thread ------------------------------------------------------------------------------ */
 
+/* error-timeout: how long to sleep until those that wait for the operator are given up, ms; -1: for ever.  While
+ * he has paused the disk himself he is at it. */
+static int give_up_in_ms(struct poller *p)
+{
+	uint64_t seconds = atomic_load_explicit(&p->error_timeout, memory_order_relaxed), now;
+
+	if (!seconds || !atomic_load(&p->full) || atomic_load(&p->pausing)) {
+		p->halted_at = 0;
+		return -1;
+	}
+	now = now_ns();
+	if (!p->halted_at)
+		p->halted_at = now;
+	return (int)MIN((since_ns(now, p->halted_at + seconds * NSEC_PER_SEC) + 999999) / 1000000,
+			3600000u);
+}
+
+static void check_give_up(struct poller *p)
+{
+	if (!p->halted_at || give_up_in_ms(p))
+		return;
+	p->halted_at = 0;
+	finish_give_up(p);
+}
+
 /* How long to sleep, ms. */
 static int patience(struct poller *p, bool more)
 {
-	int limit;
+	int limit, give_up;
 
 	if (more)
 		return 0;
 	limit = limits_sleep_ms(p);
+	give_up = give_up_in_ms(p);
+	if (limit < 0 || (give_up >= 0 && give_up < limit))
+		limit = give_up;
 	if (p->retry)
 		return limit >= 0 ? MIN(limit, RETRY_MS) : RETRY_MS;
 	if (limit >= 0)
@@ -204,6 +232,7 @@ static void *poller_main(void *arg)
 		more = false;
 		if (atomic_exchange(&p->resuming, false))
 			restart_parked(p);
+		check_give_up(p);
 		limits_update(p);
 		p->wake_at = 0;
 		for (unsigned i = 0; i < p->nrings; i++)
@@ -249,6 +278,9 @@ static void apply(struct poller *p, const struct settings *settings)
 	atomic_store(&p->exec.report_enospc, settings->value[SET_ENOSPC] == ENOSPC_REPORT);
 	atomic_store(&p->max_requests, (unsigned)settings->value[SET_MAX_REQUESTS]);
 	atomic_store(&p->look, settings->value[SET_POLL] != 0);
+	atomic_store(&p->exec.halt_on_error, settings->value[SET_ON_ERROR] == ON_ERROR_PAUSE);
+	atomic_store(&p->error_timeout, (unsigned)settings->value[SET_ERROR_TIMEOUT]);
+	atomic_store(&p->exec.gave_up, false);
 	limits_apply(p, settings);
 }
 
@@ -386,6 +418,7 @@ void poller_resume(struct poller *p, struct image *image, const struct parse_lim
 	}
 	if (limits)
 		p->limits = *limits;
+	atomic_store(&p->exec.gave_up, false);
 	atomic_store(&p->resuming, true);
 	atomic_store(&p->pausing, false);
 	poller_kick(p);

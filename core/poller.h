@@ -26,6 +26,8 @@ struct poller;
 #define POLLER_BROKEN 1 /* a ring's producer index is impossible */
 #define POLLER_PARKED 2 /* a request waits for the operator */
 #define POLLER_TICK   3 /* about once a second while there is work */
+#define POLLER_FAILED 4 /* the same as PARKED, after an error that is not ENOSPC */
+#define POLLER_GAVE_UP 5 /* error-timeout: requests that waited have been answered with errors */
 
 struct poller_ring_config {
 	void *pages;       /* mapped by the caller, who also unmaps */

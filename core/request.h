@@ -33,6 +33,7 @@ enum req_kind { REQ_READ, REQ_WRITE, REQ_FLUSH, REQ_DISCARD };
 #define REQ_COPIED_IN (1u << 8)  /* the data to write is in .buf */
 #define REQ_PREFLUSHED (1u << 9) /* the flush that comes first is done */
 #define REQ_PARK      (1u << 10) /* cannot be answered before the operator acts */
+#define REQ_HALT      (1u << 11) /* parked, and meanwhile nothing else of the disk starts; can be given up */
 
 #define REQ_AIO_PARTS 4u
 

@@ -36,6 +36,9 @@ static const char *const poll_modes[] = { "off", "adaptive", NULL };
 static const char *const enospc_modes[] = {
 	[ENOSPC_PAUSE] = "pause", [ENOSPC_REPORT] = "report", NULL
 };
+static const char *const error_modes[] = {
+	[ON_ERROR_REPORT] = "report", [ON_ERROR_PAUSE] = "pause", NULL
+};
 static const char *const discard_modes[] = {
 	[DISCARD_UNMAP] = "unmap", [DISCARD_IGNORE] = "ignore", NULL
 };
@@ -133,6 +136,19 @@ static const struct setting table[SET_NKEYS] = {
 		.max = 16384,
 		.preset = 1056,
 		.help = "pages kept mapped per ring with grant=persistent",
+	},
+	[SET_ON_ERROR] = {
+		.name = "on-error",
+		.choices = error_modes,
+		.preset = ON_ERROR_REPORT,
+		.live = true,
+		.help = "when the storage fails otherwise: report it to the guest, or pause its disk",
+	},
+	[SET_ERROR_TIMEOUT] = {
+		.name = "error-timeout",
+		.max = 86400,
+		.live = true,
+		.help = "seconds after which such a pause ends with errors for the guest; 0: never",
 	},
 	[SET_IOPS] = {
 		.name = "iops",

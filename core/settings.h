@@ -18,6 +18,7 @@ enum cache_mode { CACHE_WRITEBACK, CACHE_NONE, CACHE_UNSAFE };
 enum aio_mode { AIO_INLINE, AIO_THREADS, AIO_NATIVE };
 enum grant_mode { GRANT_PERSISTENT, GRANT_COPY, GRANT_MAP, GRANT_MAP_SINGLE };
 enum enospc_mode { ENOSPC_PAUSE, ENOSPC_REPORT };
+enum error_mode { ON_ERROR_REPORT, ON_ERROR_PAUSE };
 enum discard_mode { DISCARD_UNMAP, DISCARD_IGNORE };
 
 enum setting_origin {
@@ -44,6 +45,8 @@ enum setting_key {
 	SET_DISCARD,               /* discard=unmap|ignore */
 	SET_BARRIER,               /* barrier=off|on: offer feature-barrier */
 	SET_MAX_GRANTS,            /* max-grants=N: pages of the persistent cache per ring, default 1056 */
+	SET_ON_ERROR,              /* on-error=report|pause: what else fails */
+	SET_ERROR_TIMEOUT,         /* error-timeout=SECONDS that either pause lasts at most; 0: no end */
 	/* in the order of enum throttle_limit */
 	SET_IOPS,                  /* iops=N, operations a second; 0: as many as there are */
 	SET_IOPS_READ,

@@ -8,6 +8,9 @@
  *		write OFFSET LENGTH BYTE
  *		flush | discard OFFSET LENGTH | zero OFFSET LENGTH | resize SIZE | refresh
  *		map r|w OFFSET LENGTH      the kinds and lengths of the extents
+ *		save FILE                  the whole disk, read in two ways that must agree
+ *		race THREADS READS FILE    so many threads read at random, and must find what FILE has
+ *		calls OFFSET LENGTH        how many system calls reading takes: mapped, and by the driver
  *		check no|leaks|errors      what the driver finds, and the numbers; repairs by the word
  *		hold                       say "held" and wait for the end of stdin
  *		-CMD...                    the command must fail; prints the error
@@ -15,13 +18,19 @@
  * Drivers come from $RD_DRIVERS. Exit 0, or 1 with a message.
  */
 #include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "image.h"
+#include "io-syscalls.h"
+#include "io.h"
 #include "log.h"
 
 __attribute__((noreturn, format(printf, 1, 2))) static void die(const char *fmt, ...)
@@ -105,6 +114,162 @@ static int do_map(struct image *image, int write, uint64_t offset, uint64_t leng
 	return 0;
 }
 
+/* Read as the host does it: by extents where they are known, else by the driver. */
+static int read_mapped(struct image *image, unsigned char *data, uint64_t offset, uint64_t length)
+{
+	while (length) {
+		struct rd_extent extents[8];
+		uint64_t token;
+		int n = img_map(image, offset, length, 0, extents, 8, &token), r = 0;
+		struct iovec iov = { data, length };
+
+		if (n == -EAGAIN)
+			return img_readv(image, &iov, 1, offset);
+		if (n < 0)
+			return n;
+		for (int i = 0; i < n && !r; i++) {
+			iov = (struct iovec){ data, extents[i].length };
+			if (extents[i].kind == RD_EXTENT_DATA)
+				r = io_readv(extents[i].file, &iov, 1, extents[i].file_offset);
+			else
+				memset(data, 0, extents[i].length);
+			data += extents[i].length;
+			offset += extents[i].length;
+			length -= extents[i].length;
+		}
+		img_unmap(image, token);
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+#define SAVE_MOST (1u << 20)
+
+/* In pieces of many sizes, so that they begin and end anywhere. */
+static int do_save(struct image *image, const char *path)
+{
+	static const unsigned steps[] = { SAVE_MOST, 512, 4096, 65536 + 512, 300 * 1024, 1536 };
+	unsigned char *a = aligned_alloc(4096, SAVE_MOST), *b = aligned_alloc(4096, SAVE_MOST);
+	uint64_t size = img_info(image)->size, step;
+	int fd = open(path, O_CREAT | O_TRUNC | O_WRONLY, 0600), r = 0;
+	unsigned n = 0;
+
+	if (!a || !b || fd < 0 || ftruncate(fd, (off_t)size))
+		die("%s: %s", path, strerror(errno));
+	for (uint64_t at = 0; at < size && !r; at += step) {
+		struct iovec iov = { a, 0 };
+
+		step = size - at < steps[n % 6] ? size - at : steps[n % 6];
+		n++;
+		iov.iov_len = step;
+		memset(a, 0xee, step);
+		memset(b, 0xdd, step);
+		r = img_readv(image, &iov, 1, at);
+		if (!r)
+			r = read_mapped(image, b, at, step);
+		if (!r && memcmp(a, b, step))
+			die("%llu: map and read differ", (unsigned long long)at);
+		if (!r && pwrite(fd, a, step, (off_t)at) != (ssize_t)step)
+			die("%s: %s", path, strerror(errno));
+	}
+	close(fd);
+	free(a);
+	free(b);
+	return r;
+}
+
+struct race {
+	struct image *image;
+	const unsigned char *expected;
+	uint64_t size, reads;
+	_Atomic unsigned seed;
+};
+
+static void *racer(void *arg)
+{
+	struct race *race = arg;
+	unsigned seed = atomic_fetch_add(&race->seed, 1);
+	unsigned char *data = aligned_alloc(4096, 256 * 1024);
+
+	for (uint64_t i = 0; data && i < race->reads; i++) {
+		uint64_t sectors = race->size / 512, at, length;
+		struct iovec iov = { data, 0 };
+		int r;
+
+		at = ((uint64_t)(unsigned)rand_r(&seed) << 20 ^ (unsigned)rand_r(&seed)) % sectors;
+		length = 1 + (unsigned)rand_r(&seed) % (i % 4 ? 16 : 512);
+		length = 512 * (length < sectors - at ? length : sectors - at);
+		iov.iov_len = length;
+		r = i % 2 ? read_mapped(race->image, data, at * 512, length)
+			  : img_readv(race->image, &iov, 1, at * 512);
+		if (r || memcmp(data, race->expected + at * 512, length))
+			die("read of %llu at sector %llu: %s", (unsigned long long)length,
+			    (unsigned long long)at, r ? strerror(-r) : "wrong data");
+	}
+	if (!data)
+		die("out of memory");
+	free(data);
+	return NULL;
+}
+
+static int do_race(struct image *image, unsigned threads, uint64_t reads, const char *path)
+{
+	struct race race = {
+		.image = image, .size = img_info(image)->size, .reads = reads, .seed = 1
+	};
+	pthread_t thread[64];
+	int fd = open(path, O_RDONLY);
+	void *expected = mmap(NULL, race.size, PROT_READ, MAP_SHARED, fd, 0);
+
+	if (expected == MAP_FAILED || threads > 64)
+		die("%s: %s", path, strerror(errno));
+	race.expected = expected;
+	for (unsigned i = 0; i < threads; i++)
+		if (pthread_create(&thread[i], NULL, racer, &race))
+			die("no thread");
+	for (unsigned i = 0; i < threads; i++)
+		pthread_join(thread[i], NULL);
+	munmap(expected, race.size);
+	close(fd);
+	return 0;
+}
+
+static unsigned calls;
+static ssize_t (*real_preadv)(int fd, const struct iovec *iov, int iovcnt, off_t offset);
+
+static ssize_t counting_preadv(int fd, const struct iovec *iov, int iovcnt, off_t offset)
+{
+	calls++;
+	return real_preadv(fd, iov, iovcnt, offset);
+}
+
+/* The first read has the metadata read, too; it does not count. */
+static int do_calls(struct image *image, uint64_t offset, uint64_t length)
+{
+	struct iovec iov = { .iov_base = aligned_alloc(4096, (length + 4095) & ~4095ull),
+			     .iov_len = length };
+	unsigned mapped;
+	int r;
+
+	if (!iov.iov_base)
+		die("out of memory");
+	r = img_readv(image, &iov, 1, offset);
+	real_preadv = io_sys.preadv;
+	io_sys.preadv = counting_preadv;
+	calls = 0;
+	if (!r)
+		r = read_mapped(image, iov.iov_base, offset, length);
+	mapped = calls;
+	calls = 0;
+	if (!r)
+		r = img_readv(image, &iov, 1, offset);
+	io_sys.preadv = real_preadv;
+	free(iov.iov_base);
+	printf("mapped %u read %u\n", mapped, calls);
+	return r;
+}
+
 static int do_info(struct image *image)
 {
 	const struct rd_info *info = img_info(image);
@@ -162,8 +327,10 @@ static int run(struct image *image, char ***arg)
 			words = 1;
 	if (!strcmp(name, "read") || !strcmp(name, "write") || !strcmp(name, "map"))
 		words = 4;
-	if (!strcmp(name, "resize") || !strcmp(name, "check"))
+	if (!strcmp(name, "resize") || !strcmp(name, "save") || !strcmp(name, "check"))
 		words = 2;
+	if (!strcmp(name, "race"))
+		words = 4;
 	for (int i = 1; i < words; i++)
 		if (!a[i])
 			die("%s: too few arguments", name);
@@ -184,6 +351,12 @@ static int run(struct image *image, char ***arg)
 		return img_resize(image, number(a[1]));
 	if (!strcmp(name, "map"))
 		return do_map(image, a[1][0] == 'w', number(a[2]), number(a[3]));
+	if (!strcmp(name, "save"))
+		return do_save(image, a[1]);
+	if (!strcmp(name, "race"))
+		return do_race(image, (unsigned)number(a[1]), number(a[2]), a[3]);
+	if (!strcmp(name, "calls"))
+		return do_calls(image, number(a[1]), number(a[2]));
 	if (!strcmp(name, "read"))
 		return do_read(image, number(a[1]), number(a[2]), (int)number(a[3]));
 	if (!strcmp(name, "write"))
@@ -239,6 +412,9 @@ int main(int argc, char **argv)
 		die("drv_load: %s", strerror(-r));
 	if (!strcmp(argv[0], "drivers"))
 		return list();
+	r = img_set_backing_dirs(getenv("RD_BACKING_DIRS"));
+	if (r)
+		die("img_set_backing_dirs: %s", strerror(-r));
 	if (params_parse(argv[0], &params, err, sizeof(err)) ||
 	    img_open("9/xvdt", &params, flags, &image, err, sizeof(err)))
 		die("%s", err);

@@ -5,7 +5,7 @@
 
 man=$top_srcdir/man
 if command -v mandoc >/dev/null; then
-	for page in "$man"/ringdisk-{driver.3,raw.7,null.7,testdrivers.7,vhd.7}; do
+	for page in "$man"/ringdisk-{driver.3,qcow2.7,raw.7,null.7,testdrivers.7,vhd.7}; do
 		mandoc -Tlint "$page" >"$tmp/lint" || fail "$(cat "$tmp/lint")"
 	done
 fi
@@ -26,6 +26,7 @@ explained()
 		grep -q "^\.B.*\b${key//-/\\\\-}\b" "$2" || fail "$2 does not explain the option $key"
 	done
 }
+explained "$top_srcdir/drivers/qcow2/qcow2.c" "$man/ringdisk-qcow2.7"
 explained "$top_srcdir/drivers/raw/raw.c" "$man/ringdisk-raw.7"
 explained "$top_srcdir/drivers/vhd/vhd.c" "$man/ringdisk-vhd.7"
 explained "$top_srcdir/drivers/vhd/create.c" "$man/ringdisk-vhd.7"

@@ -585,6 +585,112 @@ static void bad_grants_map_single(void **state)
 	bad_grant_at_each_segment("grant=map-single aio=threads");
 }
 
+/* --- errors that wait --- */
+
+static void set_live(const char *key, const char *value)
+{
+	char err[200];
+
+	assert_int_equal(dev_set(vbd.dev, key, value, ORIGIN_SET, err, sizeof(err)), 0);
+}
+
+static void put_pages(unsigned count, uint8_t op, uint64_t first_id)
+{
+	for (unsigned i = 0; i < count; i++)
+		vbd_put(&vbd, op, first_id + i, i * 8, &gref[i % SEGS], 1);
+}
+
+static void errors_wait_if_asked(const char *more)
+{
+	char settings[100], text[512];
+
+	snprintf(settings, sizeof settings, "on-error=pause %s", more);
+	fault_disk("error,op=read+write,errno=EIO,nth=2,count=2", settings);
+	fill(5);
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_WRITE, 0, gref, SEGS), 0);
+	vbd_put(&vbd, BLKIF_OP_READ, 1, 0, gref, SEGS);
+	vbd_push(&vbd);
+	wait_event(DEV_EV_PARKED);
+	assert_non_null(strstr(dev_error(vbd.dev, text, sizeof text), "storage fails"));
+	assert_false(vbd_answered(&vbd));
+	/* Still broken: it waits again. */
+	vbd.events[DEV_EV_PARKED] = 0;
+	assert_int_equal(vbd_strand(&vbd, vbd_do_unpause), 0);
+	wait_event(DEV_EV_PARKED);
+	assert_int_equal(parked(), 1);
+	memset(data, 0, SEGS * 4096);
+	assert_int_equal(vbd_strand(&vbd, vbd_do_unpause), 0);
+	assert_int_equal(vbd_answer(&vbd).status, 0);
+	assert_true(is_filled(5));
+	assert_int_equal(parked(), 0);
+	/* What is the guest's own fault does not wait. */
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_READ, (8 << 20) / 512, gref, 1), BLKIF_RSP_ERROR);
+	vbd_put(&vbd, BLKIF_OP_WRITE, 9, 0, (const uint32_t[]){4000}, 1);
+	vbd_push(&vbd);
+	assert_int_equal(vbd_answer(&vbd).status, BLKIF_RSP_ERROR);
+}
+
+static void errors_wait_persistent(void **state)
+{
+	(void)state;
+	errors_wait_if_asked("");
+}
+
+static void errors_wait_copied(void **state)
+{
+	(void)state;
+	errors_wait_if_asked("grant=copy");
+}
+
+static void errors_wait_mapped(void **state)
+{
+	(void)state;
+	errors_wait_if_asked("grant=map");
+}
+
+/* A minute is more than any test lasts; 1 s is soon over, and how soon does not matter. */
+static void nobody_comes_in_time(void **state)
+{
+	(void)state;
+	fault_disk("error,op=write,errno=EIO", "on-error=pause error-timeout=600");
+	put_pages(3, BLKIF_OP_WRITE, 1);
+	vbd_push(&vbd);
+	wait_event(DEV_EV_PARKED);
+	while (parked() != 3)
+		usleep(1000);
+	assert_false(vbd_answered(&vbd));
+	set_live("error-timeout", "1");
+	wait_event(DEV_EV_GAVE_UP);
+	for (unsigned i = 0; i < 3; i++)
+		assert_int_equal(vbd_answer(&vbd).status, BLKIF_RSP_ERROR);
+	assert_int_equal(parked(), 0);
+	/* From now on nobody waits; until somebody is there again. */
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_WRITE, 0, gref, 1), BLKIF_RSP_ERROR);
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_READ, 0, gref, 1), 0);
+	vbd.events[DEV_EV_PARKED] = 0;
+	set_live("error-timeout", "0");
+	put_pages(1, BLKIF_OP_WRITE, 1);
+	vbd_push(&vbd);
+	wait_event(DEV_EV_PARKED);
+	assert_false(vbd_answered(&vbd));
+	assert_int_equal(vbd_strand(&vbd, vbd_do_disconnect), 0);
+	assert_int_equal(vbd_answer(&vbd).status, BLKIF_RSP_ERROR);
+}
+
+/* A flush that failed is never answered, whatever the policy. */
+static void a_failed_flush_is_no_error_that_waits(void **state)
+{
+	(void)state;
+	fault_disk("error,op=flush,errno=EIO,nth=1,count=1", "on-error=pause error-timeout=1");
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_WRITE, 0, gref, 1), 0);
+	vbd_put(&vbd, BLKIF_OP_FLUSH_DISKCACHE, 1, 0, NULL, 0);
+	vbd_push(&vbd);
+	wait_event(DEV_EV_PARKED);
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_WRITE, 0, gref, 1), BLKIF_RSP_ERROR);
+	assert_int_equal(vbd.events[DEV_EV_GAVE_UP], 0);
+	assert_int_equal(parked(), 1);
+}
+
 /* --- size, flush --- */
 
 static uint64_t wanted_size;
@@ -698,19 +804,6 @@ static void flush_by_the_operator(void **state)
 }
 
 /* --- limits --- */
-
-static void set_live(const char *key, const char *value)
-{
-	char err[200];
-
-	assert_int_equal(dev_set(vbd.dev, key, value, ORIGIN_SET, err, sizeof(err)), 0);
-}
-
-static void put_pages(unsigned count, uint8_t op, uint64_t first_id)
-{
-	for (unsigned i = 0; i < count; i++)
-		vbd_put(&vbd, op, first_id + i, i * 8, &gref[i % SEGS], 1);
-}
 
 /* Counted against the time that has passed, however slow the machine is. */
 static void limits_let_so_many_start(void **state)
@@ -893,6 +986,11 @@ int main(void)
 		CASE(bad_grants_copy),
 		CASE(bad_grants_map),
 		CASE(bad_grants_map_single),
+		CASE(errors_wait_persistent),
+		CASE(errors_wait_copied),
+		CASE(errors_wait_mapped),
+		CASE(nobody_comes_in_time),
+		CASE(a_failed_flush_is_no_error_that_waits),
 		CASE(resize_while_connected),
 		CASE(a_changed_size_is_noticed_when_asked),
 		CASE(resize_without_a_guest),

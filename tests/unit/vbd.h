@@ -43,7 +43,7 @@ struct vbd {
 	struct dev_geometry geometry;
 	void *ring_pages;
 	blkif_front_ring_t ring;
-	_Atomic int events[4]; /* counts of DEV_EV_* */
+	_Atomic int events[8]; /* counts of DEV_EV_* */
 	int result;
 };
 
