@@ -224,7 +224,7 @@ static int check_table(struct parse *p, const char *name, uint64_t offset, uint6
 			      (unsigned long long)offset);
 	if (bytes && !offset)
 		return refuse(p->q, "header: the %s is at 0, where the header is", name);
-	if (!range_inside(offset, bytes, align_up(p->file_size, 1u << p->h->cluster_bits)))
+	if (!range_inside(offset, bytes, p->file_size))
 		return refuse(p->q,
 			      "header: the %s, %llu bytes at %#llx, lies behind the end of the "
 			      "file (%llu bytes): "

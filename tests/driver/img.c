@@ -9,6 +9,8 @@
  *		flush | discard OFFSET LENGTH | zero OFFSET LENGTH | resize SIZE | refresh
  *		map r|w OFFSET LENGTH      the kinds and lengths of the extents
  *		save FILE                  the whole disk, read in two ways that must agree
+ *		scan                       read 64 KiB after 64 KiB (of large disks the ends): how many
+ *		                           could be read, and how many failed with EIO
  *		race THREADS READS FILE    so many threads read at random, and must find what FILE has
  *		calls OFFSET LENGTH        how many system calls reading takes: mapped, and by the driver
  *		check no|leaks|errors      what the driver finds, and the numbers; repairs by the word
@@ -179,6 +181,37 @@ static int do_save(struct image *image, const char *path)
 	return r;
 }
 
+#define PIECE 65536u
+#define ENDS  1024u
+
+static int do_scan(struct image *image)
+{
+	unsigned char *data = aligned_alloc(4096, PIECE);
+	uint64_t size = img_info(image)->size, pieces = (size + PIECE - 1) / PIECE;
+	unsigned ok = 0, failed = 0;
+
+	if (!data)
+		die("out of memory");
+	for (uint64_t i = 0; i < pieces; i++) {
+		struct iovec iov = { data, PIECE };
+		int r;
+
+		if (i == ENDS && pieces > 2 * ENDS)
+			i = pieces - ENDS;
+		if (size - i * PIECE < PIECE)
+			iov.iov_len = size - i * PIECE;
+		r = read_mapped(image, data, i * PIECE, iov.iov_len);
+		if (r && r != -EIO)
+			return r;
+		if (r != img_readv(image, &iov, 1, i * PIECE))
+			die("%llu: map and read differ", (unsigned long long)i * PIECE);
+		r ? failed++ : ok++;
+	}
+	free(data);
+	printf("read %u failed %u\n", ok, failed);
+	return 0;
+}
+
 struct race {
 	struct image *image;
 	const unsigned char *expected;
@@ -319,7 +352,7 @@ static int run(struct image *image, char ***arg)
 {
 	char **a = *arg;
 	const char *name = a[0][0] == '-' ? a[0] + 1 : a[0];
-	static const char *const one[] = { "info", "flush", "refresh", "hold" };
+	static const char *const one[] = { "info", "flush", "refresh", "hold", "scan" };
 	int words = 3, r;
 
 	for (size_t i = 0; i < sizeof(one) / sizeof(one[0]); i++)
@@ -351,6 +384,8 @@ static int run(struct image *image, char ***arg)
 		return img_resize(image, number(a[1]));
 	if (!strcmp(name, "map"))
 		return do_map(image, a[1][0] == 'w', number(a[2]), number(a[3]));
+	if (!strcmp(name, "scan"))
+		return do_scan(image);
 	if (!strcmp(name, "save"))
 		return do_save(image, a[1]);
 	if (!strcmp(name, "race"))
