@@ -11,44 +11,60 @@
 
 #include "img.h"
 
-/* The params string of what an image stands on, NULL: nothing (or no memory: *status). */
-static char *below(const struct source *source, int *status)
+char *chain_name(const struct source *source, const char *format, const char *name)
+{
+	const char *slash = strrchr(source->params.target, '/');
+	int dir = *name == '/' || !slash ? 0 : (int)(slash - source->params.target) + 1;
+	char *string;
+
+	return asprintf(&string, "%s:%.*s%s", format, dir, source->params.target, name) < 0 ? NULL : string;
+}
+
+/* A format that was given because the image does not say it. */
+static const char *given_format(const struct source *source)
+{
+	static const char key[] = "backing-format=";
+
+	for (char *const *o = source->params.options; o && *o; o++)
+		if (!strncmp(*o, key, sizeof(key) - 1))
+			return *o + sizeof(key) - 1;
+	return "";
+}
+
+char *chain_below(const struct source *source, int *status)
 {
 	json_t *facts = facts_of(source->image);
 	const char *name = get_text(facts, "backing-file"), *format = get_text(facts, "backing-format");
-	const char *slash = strrchr(source->params.target, '/');
 	char *string = NULL;
-	int n = 0;
 
-	if (*name && *format) {
-		int dir = *name == '/' || !slash ? 0 : (int)(slash - source->params.target) + 1;
-
-		n = asprintf(&string, "%s:%.*s%s", format, dir, source->params.target, name);
-	}
-	if (n < 0) {
-		string = NULL;
+	*status = 0;
+	if (!*format)
+		format = given_format(source);
+	if (*name && !*format)
+		*status = tool_fail("%s: stands on %s, whose format is not said; say it with backing-format=",
+		                    source->string, name);
+	else if (*name && !(string = chain_name(source, format, name)))
 		*status = tool_fail("out of memory");
-	}
 	json_decref(facts);
 	return string;
 }
 
 static int open_layers(struct chain *chain, const char *string, uint32_t flags)
 {
-	int status = 0;
-	bool alone;
+	int status;
 
 	for (; string; string = chain->string[chain->count - 1]) {
+		struct source *layer = &chain->layer[chain->count];
+
 		if (chain->count == CHAIN_MAX)
 			return tool_fail("more than %d images stand on each other", CHAIN_MAX - 1);
-		status = source_open_with(&chain->layer[chain->count], string, "backing=none",
-		                          chain->count ? 0 : flags, &alone);
+		status = source_open_alone(layer, string, chain->count ? 0 : flags);
 		if (status) {
-			params_free(&chain->layer[chain->count].params);
+			source_close(layer);
 			return status;
 		}
 		chain->count++;
-		chain->string[chain->count - 1] = alone ? below(&chain->layer[chain->count - 1], &status) : NULL;
+		chain->string[chain->count - 1] = source_layered(layer) ? chain_below(layer, &status) : NULL;
 		if (status)
 			return status;
 	}
@@ -57,15 +73,10 @@ static int open_layers(struct chain *chain, const char *string, uint32_t flags)
 
 int chain_open(struct chain *chain, const char *string, uint32_t flags)
 {
-	struct source whole;
 	int status;
 
 	chain->count = 0;
-	status = source_open(&whole, string, 0);
-	if (!status)
-		status = source_close(&whole);
-	else
-		params_free(&whole.params);
+	status = source_try(string);
 	return status ? status : open_layers(chain, string, flags);
 }
 

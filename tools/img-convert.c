@@ -225,7 +225,7 @@ static int run(int argc, char **argv)
 		                               : "--backing needs --backing-format: formats are never guessed");
 	if (sparse != UINT64_MAX && sparse && (!is_pow2(sparse) || sparse < 512 || sparse > JOB_CHUNK))
 		return verbs_misused("--sparse is 0, or a power of two from 512 to 1M");
-	status = source_open_with(&from, argv[0], backing ? "backing=none" : "", 0, NULL);
+	status = backing ? source_open_alone(&from, argv[0], 0) : source_open(&from, argv[0], 0);
 	if (!status)
 		status = source_parse(&to, argv[1]);
 	if (!status)

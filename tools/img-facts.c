@@ -32,7 +32,8 @@ static json_t *member(json_t *in, const char *word, size_t length, bool list)
 		return is_index(word, length) ? json_array_get(in, i) : NULL;
 	}
 	found = json_object_get(in, name);
-	if (!found && json_is_object(in)) {
+	/* A count, and then what is counted: the list says more. */
+	if (json_is_object(in) && !json_is_object(found) && !json_is_array(found)) {
 		found = list ? json_array() : json_object();
 		json_object_set_new(in, name, found);
 	}

@@ -14,10 +14,11 @@
 
 #include "base/cleanup.h"
 #include "img.h"
+#include "redo.h"
 #include "settings.h"
 
-extern const char *tool_driver_dir;
-const char *tool_driver_dir = PLUGINDIR;
+extern const char *tool_driver_dir, *tool_redo_dir;
+const char *tool_driver_dir = PLUGINDIR, *tool_redo_dir;
 
 static int load_drivers(void)
 {
@@ -27,6 +28,8 @@ static int load_drivers(void)
 		return 0;
 	if (drv_load(tool_driver_dir))
 		return tool_fail("no drivers in %s; name their directory with --driver-dir", tool_driver_dir);
+	if (tool_redo_dir && redo_look_in(tool_redo_dir))
+		return tool_fail("%s: cannot be used as the directory of redo logs", tool_redo_dir);
 	loaded = true;
 	return 0;
 }
@@ -196,21 +199,47 @@ static int add_option(struct params *params, const char *option)
 	return 0;
 }
 
-int source_open_with(struct source *source, const char *string, const char *option, uint32_t flags, bool *had)
+static bool is_given(char *const *options, const char *option)
+{
+	for (; options && *options; options++)
+		if (!strncmp(*options, option, strcspn(option, "=") + 1))
+			return true;
+	return false;
+}
+
+int source_open_with(struct source *source, const char *string, const char *const *options, uint32_t flags)
 {
 	int status = source_parse(source, string);
 
-	if (status)
-		return status;
-	if (had)
-		*had = has_option(source->params.driver->options, option);
-	/* One that the user gave stands. */
-	for (char **o = source->params.options; o && *o; o++)
-		if (!strncmp(*o, option, strcspn(option, "=") + 1))
-			return source_open_parsed(source, flags);
-	if (has_option(source->params.driver->options, option))
-		status = add_option(&source->params, option);
+	for (; !status && *options; options++)
+		if (has_option(source->params.driver->options, *options) &&
+		    !is_given(source->params.options, *options))
+			status = add_option(&source->params, *options);
 	return status ? status : source_open_parsed(source, flags);
+}
+
+/* As the formats call it. */
+static const char *const alone[] = {"backing=none", "parent=none", NULL};
+
+int source_open_alone(struct source *source, const char *string, uint32_t flags)
+{
+	return source_open_with(source, string, alone, flags);
+}
+
+bool source_layered(const struct source *source)
+{
+	for (const char *const *o = alone; *o; o++)
+		if (has_option(source->params.driver->options, *o))
+			return true;
+	return false;
+}
+
+int source_try(const char *string)
+{
+	struct source source;
+	int status = source_open(&source, string, 0);
+
+	return source_close(&source) ? EXIT_FAILED : status;
 }
 
 int source_close(struct source *source)

@@ -16,13 +16,14 @@
 #include <unistd.h>
 
 #include "log.h"
+#include "redo.h"
 
 bool tool_json, tool_quiet;
 static bool verbose;
 static volatile sig_atomic_t stopped_by;
 static const char *to_remove;
 
-extern const char *tool_driver_dir;
+extern const char *tool_driver_dir, *tool_redo_dir;
 
 static const struct verb_option common_options[] = {
 	{"json", 'j', OPTION_FLAG, NULL, "print the result as JSON", &tool_json},
@@ -31,11 +32,14 @@ static const struct verb_option common_options[] = {
 	{"progress", 'p', OPTION_FLAG, NULL, "print progress as lines, also where there is no terminal",
 	 &progress_lines},
 	{"driver-dir", 0, OPTION_TEXT, "DIR", "where the drivers are (" PLUGINDIR ")", &tool_driver_dir},
+	{"redo-dir", 0, OPTION_TEXT, "DIR", "where a daemon's redo logs are (" REDO_DEFAULT_DIR ")",
+	 &tool_redo_dir},
 	{NULL, 0, OPTION_FLAG, NULL, NULL, NULL},
 };
 
 static const struct verb *const verbs[] = {
-	&verb_create, &verb_info, &verb_map, &verb_convert, &verb_compare, NULL,
+	&verb_create, &verb_info,     &verb_check, &verb_map,    &verb_resize, &verb_snapshot, &verb_convert,
+	&verb_compare, &verb_read, &verb_write, &verb_commit, &verb_rebase, NULL,
 };
 
 static const struct program program = {

@@ -20,7 +20,8 @@ enum tool_exit {
 	EXIT_USAGE = VERBS_USAGE,
 };
 
-extern const struct verb verb_create, verb_info, verb_map, verb_convert, verb_compare;
+extern const struct verb verb_check, verb_commit, verb_compare, verb_convert, verb_create, verb_info, verb_map,
+	verb_read, verb_rebase, verb_resize, verb_snapshot, verb_write;
 
 /* ---- img.c ---------------------------------------------------------------------------------------- */
 
@@ -54,8 +55,14 @@ int source_parse(struct source *source, const char *string);
 /* Open what was parsed. */
 int source_open_parsed(struct source *source, uint32_t flags);
 int source_open(struct source *source, const char *string, uint32_t flags);
-/* The same with one more option ("backing=none"), if the driver has it; *had then says so (may be NULL). */
-int source_open_with(struct source *source, const char *string, const char *option, uint32_t flags, bool *had);
+/* The same with some more options (NULL at the end), those that the driver has and the user has not given. */
+int source_open_with(struct source *source, const char *string, const char *const *options, uint32_t flags);
+/* Without what it stands on. */
+int source_open_alone(struct source *source, const char *string, uint32_t flags);
+/* Can images of this format stand on others? */
+bool source_layered(const struct source *source);
+/* What it stands on may be opened by source_open() and its rules: try, and close it again. 0 or an exit status. */
+int source_try(const char *string);
 /* Closes the image, too. 0, or EXIT_FAILED: something could not be saved. */
 int source_close(struct source *source);
 
@@ -86,6 +93,11 @@ struct chain {
 /* flags: of the top; those below are read-only. 0 or an exit status; chain_close() in any case. */
 int chain_open(struct chain *chain, const char *string, uint32_t flags);
 void chain_close(struct chain *chain);
+/* The params string of what an open image stands on, by the name in it, relative to its own directory; the
+ * caller's. NULL: on nothing (0) or no memory (*status). */
+char *chain_below(const struct source *source, int *status);
+/* The same of any name and format. */
+char *chain_name(const struct source *source, const char *format, const char *name);
 
 /* ---- img-walk.c ----------------------------------------------------------------------------------- */
 

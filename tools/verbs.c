@@ -67,7 +67,7 @@ static void print_help(FILE *to)
 static int try_help(void)
 {
 	fprintf(stderr, "Try '%s%s%s --help'.\n", program->name, verb ? " " : "", verb ? verb->name : "");
-	return VERBS_USAGE;
+	return verb && verb->misused ? verb->misused : VERBS_USAGE;
 }
 
 int verbs_misused(const char *fmt, ...)

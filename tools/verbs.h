@@ -43,6 +43,7 @@ struct verb {
 	const char *details;   /* more, with newlines; may be NULL */
 	const struct verb_option *options; /* may be NULL */
 	int min_arguments, max_arguments;
+	int misused; /* the exit status of wrong usage, 0: VERBS_USAGE */
 	int (*run)(int argc, char **argv); /* the exit status */
 };
 
@@ -58,7 +59,7 @@ struct program {
 /* The whole of main(): the exit status. program stays. */
 int verbs_main(const struct program *program, int argc, char **argv);
 
-/* Complain about the command line; returns VERBS_USAGE. */
+/* Complain about the command line; returns the exit status. */
 int verbs_misused(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 /* "10G", "512", "1.5T": bytes; powers of 1024. False: it is none, or does not fit. */
