@@ -98,15 +98,15 @@ static int copy_down(struct commit *c)
 
 /* ---- emptying --------------------------------------------------------------------------------------------- */
 
-/* The first run that an image says something about: 1, 0 none, -errno. */
-static int first_present(struct image *image, struct run *run)
+/* The first run of data that an image has itself: 1, 0 none, -errno. */
+static int first_data(struct image *image, struct run *run)
 {
 	struct walk walk;
 	int r = walk_init(&walk, image, true);
 
 	while (!r) {
 		r = walk_look(&walk, run);
-		if (r <= 0 || run->present)
+		if (r <= 0 || run->data)
 			break;
 		walk_step(&walk, run->length);
 		r = 0;
@@ -164,7 +164,7 @@ static int empty(struct commit *c, const struct source *top)
 {
 	struct run run;
 	bool works = false;
-	int r = first_present(c->top, &run);
+	int r = first_data(c->top, &run);
 
 	if (!r)
 		return 0;

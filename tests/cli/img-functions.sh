@@ -7,7 +7,7 @@ img()
 {
 	local expected=$1 status=0
 	shift
-	timeout 120 "$rimg" "$@" --driver-dir "$drivers" >"$tmp/out" 2>"$tmp/err" || status=$?
+	timeout 120 "$rimg" --driver-dir "$drivers" "$@" >"$tmp/out" 2>"$tmp/err" || status=$?
 	[ "$status" = "$expected" ] || {
 		cat "$tmp/out" "$tmp/err" >&2
 		fail "ringdisk-img $*: exit status $status, expected $expected"
