@@ -15,7 +15,7 @@ if command -v mandoc >/dev/null; then
 fi
 
 (cd "$man" && printf '%s\n' *.[1-9]) | sort >"$tmp/there"
-sed -n 's/^\t\(ringdisk[a-z.-]*\.[1-9]\).*/\1/p' "$man/Makefile.am" | sort >"$tmp/installed"
+sed -n 's/^\t\(ringdisk[a-z0-9.-]*\.[1-9]\).*/\1/p' "$man/Makefile.am" | sort >"$tmp/installed"
 diff "$tmp/there" "$tmp/installed" || fail "pages in man/ (<) and in man/Makefile.am (>) differ"
 
 # References lead to pages that are there.
