@@ -21,7 +21,7 @@
 #include <strings.h>
 #include <sys/random.h>
 
-#include "qcow2.h"
+#include "zero.h"
 
 #define SECTOR        512
 #define SLICE_MAX     4096
@@ -524,8 +524,11 @@ static const struct rd_driver driver = {
 	.open = q_open,
 	.close = q_close,
 	.readv = q_readv,
-	.writev = q_writev,
+	.writev = q_writev_detect,
 	.flush = q_flush,
+	.discard = q_discard,
+	.write_zeroes = q_write_zeroes,
+	.resize = q_resize,
 	.map = q_map,
 	.unmap = q_unmap,
 	.refresh = q_refresh,

@@ -261,6 +261,9 @@ int q_map(void *handle, uint64_t offset, uint64_t length, int write, struct rd_e
 	struct run run[RUNS];
 	int n;
 
+	/* What is written is looked at first if it may be zeroes. */
+	if (write && q->detect_zeroes != DETECT_OFF)
+		return -EAGAIN;
 	if (!meta_tryrdlock(q->meta))
 		return -EAGAIN;
 	n = runs_get(q, offset, length, run, MIN(max, RUNS));

@@ -7,6 +7,7 @@
  *		read OFFSET LENGTH BYTE    every byte must be BYTE
  *		write OFFSET LENGTH BYTE
  *		flush | discard OFFSET LENGTH | zero OFFSET LENGTH | resize SIZE | refresh
+ *		keep OFFSET LENGTH         zeroes that keep their space
  *		map r|w OFFSET LENGTH      the kinds and lengths of the extents
  *		save FILE                  the whole disk, read in two ways that must agree
  *		scan                       read 64 KiB after 64 KiB (of large disks the ends): how many
@@ -400,6 +401,8 @@ static int run(struct image *image, char ***arg)
 		return img_discard(image, number(a[1]), number(a[2]));
 	if (!strcmp(name, "zero"))
 		return img_write_zeroes(image, number(a[1]), number(a[2]), RD_ZERO_MAY_UNMAP);
+	if (!strcmp(name, "keep"))
+		return img_write_zeroes(image, number(a[1]), number(a[2]), 0);
 	die("%s: no such command", name);
 }
 
