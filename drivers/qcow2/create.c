@@ -23,7 +23,6 @@
 #define FEATURE_LENGTH         48 /* of an entry of the feature name table */
 #define ZEROES                 (1u << 20)
 #define SECTOR                 512u
-#define BACKING_FORMAT_MAX     15
 
 const struct rd_option q_create_options[] = {
 	{ "version", "2 or 3, of the format (default: 3)" },
@@ -213,7 +212,7 @@ static int take_size(struct plan *p, const struct rd_create_args *args)
 	int r;
 
 	p->h.size = args->size;
-	if (!p->h.size && p->h.backing) {
+	if (!p->h.size && p->h.backing && HAS(p->host, backing_open)) {
 		r = p->host->backing_open(p->host, p->file, p->h.backing_format, p->h.backing, &child,
 					  &info);
 		if (r)

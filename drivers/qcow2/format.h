@@ -80,6 +80,7 @@ enum {
 #define SNAPSHOT_TABLE_MAX  (64u << 20)
 #define SNAPSHOT_EXTRA_MAX  1024u
 #define BACKING_NAME_MAX    1023u
+#define BACKING_FORMAT_MAX  15
 #define HOST_OFFSET_MAX     (1ull << 56)
 
 #endif

@@ -24,7 +24,6 @@
 
 #define SECTOR             512
 #define FEATURE_BYTES      48 /* an entry of the feature name table */
-#define BACKING_FORMAT_MAX 15
 #define BITMAPS_MAX        65535u
 #define BITMAPS_BYTES_MAX  (64ull << 20)
 #define EXT_HEADER         8

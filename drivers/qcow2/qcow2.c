@@ -152,15 +152,9 @@ static int parse_options(struct qcow2 *q, const struct rd_open_args *args, struc
 	return 0;
 }
 
-/* ---- services that a host may not have ------------------------------------------------------------------ */
-
-#define HAS(host, field)                                                                           \
-	((host)->struct_size >= offsetof(struct rd_host, field) + sizeof((host)->field) &&         \
-	 (host)->field)
-
 /* ---- opening ------------------------------------------------------------------------------------------- */
 
-static void derive(struct qcow2 *q)
+void derive(struct qcow2 *q)
 {
 	q->extended_l2 = q->h.incompatible & INCOMPAT_EXTENDED_L2;
 	q->cluster_bits = q->h.cluster_bits;
@@ -173,7 +167,7 @@ static void derive(struct qcow2 *q)
 	q->size = align_down(q->h.size, SECTOR);
 }
 
-static int find_file_end(struct qcow2 *q)
+int find_file_end(struct qcow2 *q)
 {
 	struct rd_info info = { .struct_size = sizeof(info) };
 	int r = q->host->file_info(q->file, &info);
@@ -237,7 +231,7 @@ static int open_backing(struct qcow2 *q, const struct options *options)
 	return r;
 }
 
-static int load_l1(struct qcow2 *q)
+int load_l1(struct qcow2 *q)
 {
 	struct iovec iov = { .iov_len = q->h.l1_size * sizeof(*q->l1) };
 	int r;
@@ -267,14 +261,8 @@ static int check_state(struct qcow2 *q)
 			     "ringdisk-img check",
 			     q->path);
 	}
-	if (q->h.incompatible & INCOMPAT_DIRTY && q->writable && !q->corrupt) {
-		q->host->log(
-			q->host, RD_LOG_ERR,
-			"%s: was not closed, and its refcounts may be wrong: repair it first with "
-			"qemu-img check -r all",
-			q->path);
-		return -EUCLEAN;
-	}
+	if (q->h.incompatible & INCOMPAT_DIRTY && q->writable && !q->corrupt)
+		return q_repair_dirty(q);
 	return 0;
 }
 
@@ -350,8 +338,6 @@ static void fill_info(const struct qcow2 *q, struct rd_info *info)
 	info->caps = RD_CAP_PARALLEL | RD_CAP_SNAPSHOT;
 	info->caps |= driver.flush ? RD_CAP_FLUSH : 0;
 	info->caps |= driver.discard && q->discard_unmap ? RD_CAP_DISCARD : 0;
-	/* With a backing file it becomes zeroes, which hide what is there; see zero.c. */
-	info->caps |= info->caps & RD_CAP_DISCARD && !q->backing ? RD_CAP_DISCARD_FORGETS : 0;
 	info->caps |= driver.write_zeroes ? RD_CAP_WRITE_ZEROES : 0;
 	info->caps |= driver.resize ? RD_CAP_RESIZE : 0;
 }
@@ -486,7 +472,7 @@ static void q_describe(void *handle, const struct rd_facts *facts)
 	facts->boolean(ctx, "lazy-refcounts", !!(q->h.compatible & COMPAT_LAZY));
 	facts->boolean(ctx, "dirty", !!(q->h.incompatible & INCOMPAT_DIRTY));
 	facts->boolean(ctx, "corrupt", q->corrupt);
-	facts->number(ctx, "snapshots", q->h.nb_snapshots);
+	snapshots_describe(q, facts);
 	if (q->h.nb_bitmaps)
 		facts->number(ctx, "bitmaps", q->h.nb_bitmaps);
 	if (q->h.backing)
@@ -534,7 +520,12 @@ static const struct rd_driver driver = {
 	.map = q_map,
 	.unmap = q_unmap,
 	.refresh = q_refresh,
+	.create_options = q_create_options,
+	.create = q_create,
 	.describe = q_describe,
 	.counters = q_counters,
+	.check = q_check,
+	.snapshot = q_snapshot,
+	.set_backing = q_set_backing,
 };
 RD_REGISTER_DRIVER(driver);

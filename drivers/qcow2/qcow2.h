@@ -12,7 +12,9 @@
  *      zero.c      discard(), write_zeroes(), detect-zeroes
  *      resize.c    L1 growth, size
  *      snapshot.c  internal snapshots                                             (spec "Snapshots")
- *      check.c     check and repair
+ *      check.c     check and repair: with
+ *      walk.c      a walk through all tables, that counts references;
+ *      renew.c     new metadata beside the old, and one write that switches; counts.c, snaptable.c
  *      create.c    new images
  *
  * common/meta.h holds all tables but the L1 and keeps the order in which they are written; read it first.
@@ -110,6 +112,17 @@ struct qcow2 {
 		_Atomic uint64_t allocated, freed, copied_on_write, decompressed, zero_detected;
 	} count;
 };
+
+/* Services that a host may not have. */
+#define HAS(host, field)                                                                           \
+	((host)->struct_size >= offsetof(struct rd_host, field) + sizeof((host)->field) &&         \
+	 (host)->field)
+
+/* ---- qcow2.c: parts of opening, for whoever has changed the file past all that is in memory --------------- */
+
+void derive(struct qcow2 *q);       /* from q->h */
+int find_file_end(struct qcow2 *q); /* q->file_end */
+int load_l1(struct qcow2 *q);       /* q->l1, which is overwritten */
 
 /* ---- header.c ------------------------------------------------------------------------------------------ */
 
@@ -238,10 +251,13 @@ int q_discard(void *handle, uint64_t offset, uint64_t length);
 int q_write_zeroes(void *handle, uint64_t offset, uint64_t length, uint32_t flags);
 int q_resize(void *handle, uint64_t size);
 int q_snapshot(void *handle, int op, const char *name, const struct rd_progress *progress);
+/* "snapshots.N.id" and so on. */
 void snapshots_describe(struct qcow2 *q, const struct rd_facts *facts);
+int q_set_backing(void *handle, const char *backing, const char *backing_format);
 int q_check(void *handle, uint32_t flags, const struct rd_progress *progress, struct rd_check *result);
-/* Rebuild the refcounts of an image that was not closed (dirty bit), at open. */
+/* Repair an image that was not closed (dirty bit), at open: with the header read, and nothing else. */
 int q_repair_dirty(struct qcow2 *q);
 int q_create(const struct rd_host *host, const struct rd_create_args *args);
+extern const struct rd_option q_create_options[];
 
 #endif

@@ -27,6 +27,7 @@ explained()
 	done
 }
 explained "$top_srcdir/drivers/qcow2/qcow2.c" "$man/ringdisk-qcow2.7"
+explained "$top_srcdir/drivers/qcow2/create.c" "$man/ringdisk-qcow2.7"
 explained "$top_srcdir/drivers/raw/raw.c" "$man/ringdisk-raw.7"
 explained "$top_srcdir/drivers/vhd/vhd.c" "$man/ringdisk-vhd.7"
 explained "$top_srcdir/drivers/vhd/create.c" "$man/ringdisk-vhd.7"
