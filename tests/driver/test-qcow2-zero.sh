@@ -144,7 +144,7 @@ detecting()
 	ours write $((m + 512)) $((m / 2)) 0 write $((2 * m)) $m 0 write 512 1024 0 write $((5 * m)) 4096 9
 	model_io "write -z $((m + 512)) $((m / 2))" "write -z 2M 1M" "write -z 512 1k" "write -P 9 5M 4k"
 	alike "$what: detect-zeroes"
-	ours -map w $((5 * m)) 4096 map r $((5 * m)) 4096 >"$tmp/map" # or nobody would look at it
+	ours read $((5 * m)) 4096 9 -map w $((5 * m)) 4096 map r $((5 * m)) 4096 >"$tmp/map" # or nobody would look at it
 	grep -q "temporarily" "$tmp/map" || fail "$what: $(cat "$tmp/map")"
 	[ "$version$1" = v26M ] || [ "$(blocks)" -lt "$before" ] || fail "$what: zeroes use space"
 	options=
