@@ -15,10 +15,11 @@
  *		race THREADS READS FILE    so many threads read at random, and must find what FILE has
  *		calls OFFSET LENGTH        how many system calls reading takes: mapped, and by the driver
  *		check no|leaks|errors      what the driver finds, and the numbers; repairs by the word
+ *		failflush                  from now on every fdatasync fails
  *		hold                       say "held" and wait for the end of stdin
  *		-CMD...                    the command must fail; prints the error
  *
- * Drivers come from $RD_DRIVERS. Exit 0, or 1 with a message.
+ * Drivers come from $RD_DRIVERS, redo logs go to $RD_REDO if that is set. Exit 0, or 1 with a message.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -35,6 +36,7 @@
 #include "io-syscalls.h"
 #include "io.h"
 #include "log.h"
+#include "redo.h"
 
 __attribute__((noreturn, format(printf, 1, 2))) static void die(const char *fmt, ...)
 {
@@ -304,6 +306,19 @@ static int do_calls(struct image *image, uint64_t offset, uint64_t length)
 	return r;
 }
 
+static int failing_fdatasync(int fd)
+{
+	(void)fd;
+	errno = EIO;
+	return -1;
+}
+
+static int do_failflush(void)
+{
+	io_sys.fdatasync = failing_fdatasync;
+	return 0;
+}
+
 static int do_info(struct image *image)
 {
 	const struct rd_info *info = img_info(image);
@@ -317,15 +332,19 @@ static int do_info(struct image *image)
 static void print_note(void *ctx, int severity, const char *text)
 {
 	(void)ctx;
-	printf("%s: %s\n", severity == RD_LOG_ERR ? "error" : severity == RD_LOG_WARN ? "remark" : "done", text);
+	printf("%s: %s\n",
+	       severity == RD_LOG_ERR    ? "error"
+	       : severity == RD_LOG_WARN ? "remark"
+					 : "done",
+	       text);
 }
 
 static int do_check(struct image *image, const char *what)
 {
 	const struct rd_progress progress = { .note = print_note };
-	uint32_t flags = what[0] == 'l'	  ? RD_CHECK_REPAIR_LEAKS
+	uint32_t flags = what[0] == 'l'   ? RD_CHECK_REPAIR_LEAKS
 			 : what[0] == 'e' ? RD_CHECK_REPAIR_LEAKS | RD_CHECK_REPAIR_ERRORS
-					    : 0;
+					  : 0;
 	struct rd_check c;
 	int r = img_check(image, flags, &progress, &c);
 
@@ -353,7 +372,9 @@ static int run(struct image *image, char ***arg)
 {
 	char **a = *arg;
 	const char *name = a[0][0] == '-' ? a[0] + 1 : a[0];
-	static const char *const one[] = { "info", "flush", "refresh", "hold", "scan" };
+	static const char *const one[] = {
+		"info", "flush", "refresh", "hold", "scan", "failflush"
+	};
 	int words = 3, r;
 
 	for (size_t i = 0; i < sizeof(one) / sizeof(one[0]); i++)
@@ -385,6 +406,8 @@ static int run(struct image *image, char ***arg)
 		return img_resize(image, number(a[1]));
 	if (!strcmp(name, "map"))
 		return do_map(image, a[1][0] == 'w', number(a[2]), number(a[3]));
+	if (!strcmp(name, "failflush"))
+		return do_failflush();
 	if (!strcmp(name, "scan"))
 		return do_scan(image);
 	if (!strcmp(name, "save"))
@@ -445,6 +468,8 @@ int main(int argc, char **argv)
 		die("what?");
 	if (fail_from_here)
 		fail_from_here();
+	if (getenv("RD_REDO") && redo_set_dir(getenv("RD_REDO")))
+		die("redo_set_dir");
 	r = drv_load(getenv("RD_DRIVERS"));
 	if (r)
 		die("drv_load: %s", strerror(-r));
