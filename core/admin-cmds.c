@@ -682,6 +682,11 @@ static const struct admin_param unpause_params[] = {
 	END,
 };
 
+static const struct admin_param events_params[] = {
+	{"disk", ADMIN_STRING, false, false, "only of this disk, which need not be there yet"},
+	END,
+};
+
 static const struct admin_param resize_params[] = {
 	{"disk", ADMIN_STRING, true, false, "the disk, as DOMID/VDEV: 5/xvda"},
 	{"size", ADMIN_INTEGER, false, false, "bytes; without it only look whether the size has changed"},
@@ -711,6 +716,7 @@ const struct admin_verb admin_verbs[] = {
 	{"detach", true, verb_detach, "take a disk away; answers when it is gone", detach_params},
 	{"pause", true, verb_pause, "stop serving, once what is in flight is answered", disk_required},
 	{"unpause", true, verb_unpause, "go on, on another image if told", unpause_params},
+	{"events", false, admin_verb_events, "from now on tell what happens, as it happens", events_params},
 	{"resize", true, verb_resize, "change the size of a disk's image, and tell the guest", resize_params},
 	{"flush", true, verb_flush, "make durable what a disk has answered", disk_required},
 	{"set", true, verb_set, "change a setting of a disk", set_params},

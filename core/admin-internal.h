@@ -40,6 +40,10 @@ extern const struct admin_verb admin_verbs[];
 const struct admin_verb *admin_verb_find(const char *name);
 
 /* Verbs with a file of their own. */
+void admin_verb_events(struct admin_request *req); /* admin-events.c */
+struct event;
+json_t *admin_event_json(const struct event *event);
+json_t *admin_lost_json(uint64_t count);
 void admin_verb_stats(struct admin_request *req); /* admin-stats.c */
 
 /* ---- errors -------------------------------------------------------------------------------------- */
@@ -89,6 +93,8 @@ struct admin_request {
 	/* the owner's */
 	struct pool_job job;
 	json_t *result, *error;
+	bool subscribe;
+	uint64_t events_at; /* the first it will get */
 	/* the done queue's */
 	struct list_head done;
 };
@@ -101,6 +107,10 @@ void admin_fail(struct admin_request *req, enum admin_code code, const char *whe
 		const char *fmt, ...) __attribute__((format(printf, 5, 6)));
 /* Run fn(req) on the control pool. */
 void admin_run_control(struct admin_request *req, void (*fn)(struct pool_job *job));
+
+/* Answer with result, and from then on the request's client gets events as they happen, of one disk or (NULL) of
+ * all. On the loop's thread. */
+void admin_subscribe(struct admin_request *req, const char *disk, json_t *result);
 
 /* Params; what verb->params makes sure of. */
 const char *admin_string(const struct admin_request *req, const char *name); /* NULL if not given */

@@ -13,6 +13,9 @@
  * OUT_HIGH bytes of answers to read, is not read from; who does not take any answer for output_ms is
  * dropped. When all places are taken, the client that was silent longest and waits for nothing makes room.
  *
+ * Who follows events gets them between its answers, as far as it takes them; how many it has missed it is told
+ * when it does again.  It may be as slow as it likes, for it costs one position in a ring (events.h).
+ *
  * Batches (arrays) are refused, as JSON-RPC allows: a client can send several lines instead, and the
  * answers carry their ids.
  *
@@ -34,6 +37,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "events.h"
 #include "lock.h"
 #include "log.h"
 #include "thread.h"
@@ -66,6 +70,11 @@ struct admin_client {
 	char *out;
 	size_t out_len, out_sent, out_size;
 	long long out_deadline;   /* 0: nothing to write */
+	/* events: who follows them takes them when it likes, and loses what it does not take */
+	bool follows;
+	char follows_disk[24];    /* "": all */
+	uint64_t events_at;       /* the next it wants */
+	uint64_t events_lost;     /* it has not been told yet */
 };
 
 static struct {
@@ -286,7 +295,7 @@ static void client_send(struct admin_client *client, json_t *message)
 	memcpy(client->out + client->out_len, text, len);
 	client->out[client->out_len + len] = '\n';
 	client->out_len += len + 1;
-	if (!client->out_deadline)
+	if (!client->out_deadline && !client->follows)
 		client->out_deadline = monotonic_ms() + admin_limits.output_ms;
 }
 
@@ -316,12 +325,58 @@ static void client_flush(struct admin_client *client)
 		}
 		client->out_sent += (size_t)n;
 		client->active = monotonic_ms();
-		client->out_deadline = client->active + admin_limits.output_ms;
+		if (!client->follows)
+			client->out_deadline = client->active + admin_limits.output_ms;
 	}
 	free(client->out);
 	client->out = NULL;
 	client->out_len = client->out_sent = client->out_size = 0;
 	client->out_deadline = 0;
+}
+
+/* ---- events -------------------------------------------------------------------------------------- */
+
+void admin_subscribe(struct admin_request *req, const char *disk, json_t *result)
+{
+	struct admin_client *client = req->client;
+
+	/* Once is enough: another time changes what it gets. */
+	if (client)
+		snprintf(client->follows_disk, sizeof(client->follows_disk), "%s", disk ? disk : "");
+	req->subscribe = true;
+	req->events_at = event_next();
+	admin_reply(req, result);
+}
+
+static void send_event(struct admin_client *client, json_t *params)
+{
+	client_send(client, json_pack("{s:s, s:s, s:o}", "jsonrpc", "2.0", "method", "event", "params", params));
+}
+
+/* As many as there is room for. True if there was none for some. */
+static bool queue_events(struct admin_client *client)
+{
+	struct event event;
+
+	while (!client->dead && event_read(&client->events_at, &event, &client->events_lost)) {
+		if (client->events_lost)
+			send_event(client, admin_lost_json(client->events_lost));
+		client->events_lost = 0;
+		if (!client->follows_disk[0] || !strcmp(client->follows_disk, event.disk))
+			send_event(client, admin_event_json(&event));
+		if (client->out_len - client->out_sent >= OUT_HIGH / 2)
+			return true;
+	}
+	return false;
+}
+
+/* As many as it takes; the others wait in the ring of all events, or get lost there.  Who takes all that was queued
+ * gets the next at once: nothing else would bring us back. */
+static void client_events(struct admin_client *client)
+{
+	while (client->follows && !client->dead && client->out_len - client->out_sent < OUT_HIGH / 2 &&
+	       queue_events(client))
+		client_flush(client);
 }
 
 /* ---- dispatch ------------------------------------------------------------------------------------ */
@@ -665,13 +720,20 @@ static void client_drop(struct admin_client *client)
 	free(client);
 }
 
-/* Make room: the longest silent of those that wait for nothing. */
+static bool rather(const struct admin_client *a, const struct admin_client *b)
+{
+	if (a->follows != b->follows)
+		return b->follows;
+	return a->active < b->active;
+}
+
+/* Make room: the longest silent of those that wait for nothing; who follows events last. */
 static bool evict_one(void)
 {
 	struct admin_client *client, *victim = NULL;
 
 	list_for_each(client, &loop.clients, node)
-		if (!client->outstanding && (!victim || client->active < victim->active))
+		if (!client->outstanding && (!victim || rather(client, victim)))
 			victim = client;
 	if (!victim)
 		return false;
@@ -728,6 +790,7 @@ static void client_pump(struct admin_client *client, long long now)
 	/* What it sent before it went has been done. */
 	client->dead |= client->hup;
 	client_check_deadlines(client, now);
+	client_events(client);
 	if (!client->dead)
 		client_flush(client);
 	if (!client->dead)
@@ -780,6 +843,14 @@ static void accept_one(void)
 		close(fd);
 }
 
+/* From here on; its deadline is gone, as nobody waits for it. */
+static void client_follow(struct admin_client *client, uint64_t at)
+{
+	client->follows = true;
+	client->events_at = at;
+	client->out_deadline = 0;
+}
+
 static void deliver(struct admin_request *req)
 {
 	struct admin_client *client = req->client;
@@ -794,6 +865,8 @@ static void deliver(struct admin_request *req)
 			                              req->result ? req->result : req->error));
 		else if (req->id)
 			client->dead = true;
+		if (req->subscribe)
+			client_follow(client, req->events_at);
 	}
 	request_free(req);
 }
@@ -946,6 +1019,7 @@ int admin_loop_open(const struct admin_config *config)
 	lock_acquire(&done.lock);
 	done.open = true;
 	lock_release(&done.lock);
+	event_listen(wake_loop);
 	return 0;
 }
 
@@ -967,6 +1041,7 @@ void admin_loop_close(void)
 {
 	struct admin_client *client, *tmp;
 
+	event_listen(NULL);
 	/* From here on a late answer frees its request itself, and does not touch the loop. */
 	lock_acquire(&done.lock);
 	done.open = false;

@@ -21,6 +21,7 @@
 #include "base/list.h"
 #include "bufs.h"
 #include "drivers.h"
+#include "events.h"
 #include "grants.h"
 #include "image.h"
 #include "lock.h"
@@ -408,6 +409,7 @@ int dev_create(const struct dev_spec *spec, struct device **out)
 		free_device(dev);
 		return err;
 	}
+	event_emit(EVENT_ATTACH, dev->name, 0, "%s", spec->params);
 	/* A bad string is an error of the device that the administrator should see, not of its making. */
 	take_params(dev, spec->params, &dev->parsed, &dev->settings);
 	*out = dev;
@@ -423,8 +425,10 @@ void dev_destroy(struct device *dev)
 	listed = !list_empty(&dev->node);
 	list_del(&dev->node);
 	lock_release(&tab.lock);
-	if (listed)
-		dev_put(dev);
+	if (!listed)
+		return;
+	event_emit(EVENT_DETACH, dev->name, 0, "%s", "");
+	dev_put(dev);
 }
 
 /* --- the strand --------------------------------------------------------------------------------------- */
@@ -700,6 +704,7 @@ int dev_connect(struct device *dev, const struct dev_rings *rings, struct dev_ge
 	if (err) {
 		log_limited(&dev->life, LOG_LVL_ERR, LOG_DEVICE, "cannot connect: %s",
 			    dev_error(dev, reason, sizeof reason));
+		event_emit(EVENT_ERROR, dev->name, 0, "cannot connect: %s", reason);
 		return err;
 	}
 	lock_acquire(&dev->lock);
@@ -716,6 +721,7 @@ int dev_connect(struct device *dev, const struct dev_rings *rings, struct dev_ge
 		 dev->params, dev->writable ? "read-write" : "read-only",
 		 (unsigned long long)geometry->sectors, rings->count, 1u << rings->order,
 		 dev->persistent ? ", persistent grants" : "");
+	event_emit(EVENT_CONNECT, dev->name, 0, "%s", dev->params);
 	return 0;
 }
 
@@ -861,6 +867,7 @@ int dev_disconnect(struct device *dev)
 	dev->state = DEV_IDLE;
 	dev->geometry = (struct dev_geometry){0};
 	lock_release(&dev->lock);
+	event_emit(EVENT_DISCONNECT, dev->name, 0, "%s", err ? "a driver call does not return" : "");
 	if (err)
 		return give_up(c);
 	poller_fail_parked(c->poller);
@@ -907,6 +914,7 @@ int dev_pause(struct device *dev)
 	}
 	set_state(dev, DEV_PAUSED);
 	log_info(LOG_DEVICE, "paused");
+	event_emit(EVENT_PAUSE, dev->name, 0, "%s", "");
 	return 0;
 }
 
@@ -1036,6 +1044,7 @@ int dev_unpause(struct device *dev, const char *params)
 		char why[512];
 
 		log_err(LOG_DEVICE, "still paused: %s", dev_error(dev, why, sizeof why));
+		event_emit(EVENT_ERROR, dev->name, 0, "still paused: %s", why);
 		return err;
 	}
 	set_state(dev, DEV_CONNECTED);
@@ -1043,6 +1052,7 @@ int dev_unpause(struct device *dev, const char *params)
 		dev_set_error(dev, "%s", ""); /* before it goes on, and perhaps fails again */
 	go_on(dev, c);
 	log_info(LOG_DEVICE, "going on, on %s", dev->params);
+	event_emit(EVENT_UNPAUSE, dev->name, 0, "%s", dev->params);
 	if (dev->geometry.sectors != sectors && tab.env->notify)
 		tab.env->notify(dev, DEV_EV_RESIZED, tab.env->notify_arg);
 	return 0;
@@ -1069,6 +1079,7 @@ int dev_refresh(struct device *dev, struct dev_geometry *geometry)
 			go_on(dev, c);
 		log_info(LOG_DEVICE, "size is now %llu sectors",
 			 (unsigned long long)dev->geometry.sectors);
+		event_emit(EVENT_RESIZE, dev->name, dev->geometry.sectors * SECTOR, "%s", "");
 	}
 	if (geometry)
 		*geometry = dev->geometry;
@@ -1137,6 +1148,7 @@ static void take_size(struct device *dev, struct connection *c)
 	if (!changed)
 		return;
 	log_info(LOG_DEVICE, "size is now %llu sectors", (unsigned long long)sectors);
+	event_emit(EVENT_RESIZE, dev->name, sectors * SECTOR, "%s", "");
 	if (tab.env->notify)
 		tab.env->notify(dev, DEV_EV_RESIZED, tab.env->notify_arg);
 }
@@ -1214,6 +1226,16 @@ static void look_at_size(struct device *dev, void *arg)
 		tab.env->notify(dev, DEV_EV_RESIZED, tab.env->notify_arg);
 }
 
+static void tell_event(struct device *dev, int event)
+{
+	char text[512];
+
+	event_emit(event == DEV_EV_PARKED  ? EVENT_WAIT
+		   : event == DEV_EV_GAVE_UP ? EVENT_GAVE_UP
+					     : EVENT_ERROR,
+		   dev->name, 0, "%s", dev_error(dev, text, sizeof text));
+}
+
 /* From the poller or a worker. */
 static void on_event(void *arg, int what)
 {
@@ -1254,6 +1276,7 @@ static void on_event(void *arg, int what)
 		event = DEV_EV_GAVE_UP;
 		break;
 	}
+	tell_event(dev, event);
 	if (tab.env->notify)
 		tab.env->notify(dev, event, tab.env->notify_arg);
 }

@@ -13,6 +13,7 @@
 
 #include "base/bytes.h"
 #include "base/clock.h"
+#include "events.h"
 #include "log.h"
 
 #include <assert.h>
@@ -102,9 +103,32 @@ void finish_notify(struct pring *r)
 	p->cfg.hyp->ops->evtchn_notify(p->cfg.evtchn, r->port);
 }
 
+/* At most one a second: who has many of them will know. */
+static void tell_slow(struct poller *p, const struct request *req, uint64_t ns, uint64_t now)
+{
+	static const char *const name[STAT_OPS] = {
+		[STAT_READ] = "read",
+		[STAT_WRITE] = "write",
+		[STAT_FLUSH] = "flush",
+		[STAT_DISCARD] = "discard",
+	};
+	uint64_t not_before = atomic_load_explicit(&p->tell_slow, memory_order_relaxed);
+
+	if (now < not_before ||
+	    !atomic_compare_exchange_strong(&p->tell_slow, &not_before, now + NSEC_PER_SEC))
+		return;
+	event_emit(EVENT_SLOW, p->cfg.name, ns, "%s of %llu bytes at %llu took %llu ms",
+		   name[stat_of(req)], (unsigned long long)req->length,
+		   (unsigned long long)req->offset, (unsigned long long)(ns / 1000000));
+}
+
 static void count_done(struct poller *p, struct stats_batch *batch, struct request *req, uint64_t now)
 {
-	stats_done(batch, stat_of(req), req->length, since_ns(req->start_ns, now), req->err);
+	uint64_t ns = since_ns(req->start_ns, now);
+
+	stats_done(batch, stat_of(req), req->length, ns, req->err);
+	if (ns >= atomic_load_explicit(&p->slow_ns, memory_order_relaxed))
+		tell_slow(p, req, ns, now);
 	if (req->flags & REQ_BARRIER)
 		stats_add(p->cfg.stats->barriers, 1);
 }

@@ -77,6 +77,8 @@ struct poller {
 	_Atomic unsigned active; /* in flight on all rings, but for parked ones */
 	_Atomic bool wanting;    /* max-requests or memory: kick when any request finishes */
 	_Atomic unsigned max_requests;
+	_Atomic uint64_t slow_ns;   /* requests that take as long are told */
+	_Atomic uint64_t tell_slow; /* but none before this */
 	_Atomic uint64_t limit[THROTTLE_LIMITS], burst;
 	_Atomic bool relimit; /* these have changed */
 	_Atomic bool look;  /* adaptive polling allowed */

@@ -281,6 +281,8 @@ static void apply(struct poller *p, const struct settings *settings)
 	atomic_store(&p->exec.halt_on_error, settings->value[SET_ON_ERROR] == ON_ERROR_PAUSE);
 	atomic_store(&p->error_timeout, (unsigned)settings->value[SET_ERROR_TIMEOUT]);
 	atomic_store(&p->exec.gave_up, false);
+	atomic_store(&p->slow_ns, settings->value[SET_SLOW] ? settings->value[SET_SLOW] * 1000000
+							    : UINT64_MAX);
 	limits_apply(p, settings);
 }
 

@@ -150,6 +150,13 @@ static const struct setting table[SET_NKEYS] = {
 		.live = true,
 		.help = "seconds after which such a pause ends with errors for the guest; 0: never",
 	},
+	[SET_SLOW] = {
+		.name = "slow",
+		.max = 3600000,
+		.preset = 1000,
+		.live = true,
+		.help = "milliseconds from which on a request is told as an event; 0: never",
+	},
 	[SET_IOPS] = {
 		.name = "iops",
 		.max = THROTTLE_MAX_IOPS,

@@ -47,6 +47,7 @@ enum setting_key {
 	SET_MAX_GRANTS,            /* max-grants=N: pages of the persistent cache per ring, default 1056 */
 	SET_ON_ERROR,              /* on-error=report|pause: what else fails */
 	SET_ERROR_TIMEOUT,         /* error-timeout=SECONDS that either pause lasts at most; 0: no end */
+	SET_SLOW,                  /* slow=MS: requests that take longer are an event; 0: none */
 	/* in the order of enum throttle_limit */
 	SET_IOPS,                  /* iops=N, operations a second; 0: as many as there are */
 	SET_IOPS_READ,

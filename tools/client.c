@@ -194,6 +194,33 @@ int client_receive(struct client *client, int id, int timeout_ms, json_t **answe
 	return 0;
 }
 
+static json_t *take_event(struct client *client)
+{
+	for (size_t i = 0; i < json_array_size(client->kept); i++) {
+		json_t *line = json_array_get(client->kept, i), *params = json_object_get(line, "params");
+
+		if (!json_object_get(line, "method"))
+			continue;
+		json_incref(params);
+		json_array_remove(client->kept, i);
+		return params ? params : json_object();
+	}
+	return NULL;
+}
+
+int client_event(struct client *client, int timeout_ms, json_t **event)
+{
+	long long deadline = timeout_ms < 0 ? -1 : client_clock_ms() + timeout_ms;
+	int err = 0;
+
+	while (!(*event = take_event(client))) {
+		if (err)
+			return err;
+		err = wait_readable(client, deadline);
+	}
+	return 0;
+}
+
 int client_call(struct client *client, const char *method, json_t *params, int timeout_ms, json_t **answer)
 {
 	int id = client_send(client, method, params);

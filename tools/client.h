@@ -28,6 +28,10 @@ int client_receive(struct client *client, int id, int timeout_ms, json_t **answe
 int client_call(struct client *client, const char *method, json_t *params, int timeout_ms,
 		json_t **answer);
 
+/* The next event of those that the request "events" asked for: 0, -ETIMEDOUT, -EPIPE, -EPROTO. *event is the
+ * caller's. */
+int client_event(struct client *client, int timeout_ms, json_t **event);
+
 /* CLOCK_MONOTONIC in milliseconds. */
 long long client_clock_ms(void);
 

@@ -27,7 +27,7 @@ static const struct verb_option common_options[] = {
 };
 
 static const struct verb *const verbs[] = {
-	&ctl_list, &ctl_stats, &ctl_attach, &ctl_detach, &ctl_pause, &ctl_unpause, &ctl_resize, &ctl_flush,
+	&ctl_list, &ctl_stats, &ctl_attach, &ctl_detach, &ctl_pause, &ctl_unpause, &ctl_resize, &ctl_flush, &ctl_events,
 	&ctl_set, &ctl_drivers, &ctl_log_level, &ctl_version, &ctl_shutdown, NULL,
 };
 
@@ -227,6 +227,45 @@ enum ctl_exit ctl_ask_slow(const char *method, json_t *params, const char *disk,
 enum ctl_exit ctl_ask(const char *method, json_t *params, json_t **result)
 {
 	return ctl_ask_slow(method, params, NULL, result);
+}
+
+static enum ctl_exit follow(struct client *client, bool (*each)(json_t *event))
+{
+	long long end = client_clock_ms() + timeout_in_ms();
+	bool more = true;
+	json_t *event;
+
+	while (more) {
+		long long left = timeout < 0 ? -1 : end - client_clock_ms();
+		int err = client_event(client, timeout >= 0 && left < 0 ? 0 : (int)left, &event);
+
+		if (err)
+			return lost_connection(err);
+		more = each(event);
+		json_decref(event);
+		more = !fflush(stdout) && !ferror(stdout) && more;
+	}
+	return EXIT_DONE;
+}
+
+enum ctl_exit ctl_follow(const char *method, json_t *params, bool (*each)(json_t *event))
+{
+	json_t *answer, *result = NULL;
+	enum ctl_exit status;
+	struct client *client;
+	int err = client_open(socket_path, &client);
+
+	if (err) {
+		json_decref(params);
+		return no_connection(err);
+	}
+	err = client_call(client, method, params, timeout_in_ms(), &answer);
+	status = err ? lost_connection(err) : take_answer(answer, &result);
+	json_decref(result);
+	if (status == EXIT_DONE)
+		status = follow(client, each);
+	client_close(client);
+	return status;
 }
 
 enum ctl_exit ctl_do(const char *method, json_t *params, const char *disk, const char *done)

@@ -22,7 +22,7 @@ enum ctl_exit {
 };
 
 extern const struct verb ctl_list, ctl_stats, ctl_attach, ctl_detach, ctl_pause, ctl_unpause, ctl_set,
-	ctl_resize, ctl_flush, ctl_drivers, ctl_log_level, ctl_version, ctl_shutdown;
+	ctl_resize, ctl_flush, ctl_events, ctl_drivers, ctl_log_level, ctl_version, ctl_shutdown;
 
 /* --json was given: print the result as it is, and no tables. */
 extern bool ctl_json;
@@ -41,6 +41,10 @@ enum ctl_exit ctl_do(const char *method, json_t *params, const char *disk, const
 void ctl_print_json(json_t *value);
 /* The same on one line, and out at once: for what comes again and again. */
 void ctl_print_line(json_t *value);
+
+/* Ask for events (or what comes in their way), and call each for every one, until it returns false or the daemon is
+ * gone. */
+enum ctl_exit ctl_follow(const char *method, json_t *params, bool (*each)(json_t *event));
 
 /* Members of objects; "" and 0 if they are not there. */
 const char *get_text(json_t *object, const char *key);
