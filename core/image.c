@@ -34,7 +34,7 @@
 #define OPEN_FLAGS (RD_OPEN_WRITE | RD_OPEN_DIRECT | RD_OPEN_PROBE | RD_OPEN_UNSAFE)
 #define ALL_CAPS                                                                                   \
 	(RD_CAP_PARALLEL | RD_CAP_FLUSH | RD_CAP_DISCARD | RD_CAP_WRITE_ZEROES | RD_CAP_RESIZE |   \
-	 RD_CAP_SNAPSHOT | RD_CAP_DISCARD_ZEROES)
+	 RD_CAP_SNAPSHOT | RD_CAP_DISCARD_ZEROES | RD_CAP_DISCARD_FORGETS)
 
 struct image {
 	/* set by img_open */

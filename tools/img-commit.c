@@ -115,33 +115,6 @@ static int first_data(struct image *image, struct run *run)
 	return r;
 }
 
-/* Does a discard make this image say nothing? Tried on one block, which is put back as it was if it does not. */
-static int try_discard(struct commit *c, const struct run *run, bool *works)
-{
-	uint64_t granule = MAX(img_info(c->top)->discard_granularity, img_info(c->top)->optimal_io);
-	uint64_t start = run->offset / granule * granule, end = MIN(start + granule, img_info(c->top)->size);
-	struct iovec iov = {.iov_base = calloc(1, end - start), .iov_len = end - start};
-	struct walk walk;
-	struct run after;
-	int r = iov.iov_base ? img_readv(c->base, &iov, 1, start) : -ENOMEM;
-
-	if (!r)
-		r = img_discard(c->top, start, end - start);
-	if (!r) {
-		r = walk_init(&walk, c->top, true);
-		walk_step(&walk, start);
-		if (!r)
-			r = walk_look(&walk, &after);
-		*works = r > 0 && !after.present;
-		r = MIN(r, 0);
-		walk_done(&walk);
-		if (!*works)
-			r = img_writev(c->top, &iov, 1, start);
-	}
-	free(iov.iov_base);
-	return r;
-}
-
 static int discard_all(struct commit *c)
 {
 	uint64_t size = img_info(c->top)->size;
@@ -159,24 +132,26 @@ static int discard_all(struct commit *c)
 	return r;
 }
 
-/* 0 also when it cannot be: what it says is what is below, too. */
+/*
+ * 0 also when it cannot be: what it says is what is below, too. Only where a discard forgets: zeroes that it left
+ * would hide what was committed.
+ */
 static int empty(struct commit *c, const struct source *top)
 {
+	const uint32_t needed = RD_CAP_DISCARD | RD_CAP_DISCARD_FORGETS;
+	bool forgets = (img_info(c->top)->caps & needed) == needed;
 	struct run run;
-	bool works = false;
 	int r = first_data(c->top, &run);
 
 	if (!r)
 		return 0;
 	if (r > 0)
-		r = img_info(c->top)->caps & RD_CAP_DISCARD ? try_discard(c, &run, &works) : -EOPNOTSUPP;
-	if (!r && works)
-		r = discard_all(c);
+		r = forgets ? discard_all(c) : -EOPNOTSUPP;
 	if (r == -ECANCELED)
 		return EXIT_FAILED;
-	if (r || !works)
-		tool_note("%s: committed, but not emptied (%s): it is as large as before, and as good", top->string,
-		          r ? strerror(-r) : "its format cannot forget");
+	if (r)
+		tool_note("%s: committed, but not emptied%s%s: it is as large as before, and as good", top->string,
+		          forgets ? ", " : "", forgets ? strerror(-r) : "");
 	return 0;
 }
 

@@ -338,6 +338,8 @@ static void fill_info(const struct qcow2 *q, struct rd_info *info)
 	info->caps = RD_CAP_PARALLEL | RD_CAP_SNAPSHOT;
 	info->caps |= driver.flush ? RD_CAP_FLUSH : 0;
 	info->caps |= driver.discard && q->discard_unmap ? RD_CAP_DISCARD : 0;
+	/* With a backing file it becomes zeroes, which hide what is there; see zero.c. */
+	info->caps |= info->caps & RD_CAP_DISCARD && !q->backing ? RD_CAP_DISCARD_FORGETS : 0;
 	info->caps |= driver.write_zeroes ? RD_CAP_WRITE_ZEROES : 0;
 	info->caps |= driver.resize ? RD_CAP_RESIZE : 0;
 }

@@ -67,6 +67,9 @@ extern "C" {
 #define RD_CAP_RESIZE        (1u << 4) /* resize() works */
 #define RD_CAP_SNAPSHOT      (1u << 5) /* the format can have an overlay made on top of it */
 #define RD_CAP_DISCARD_ZEROES (1u << 6) /* a discarded range reads as zeroes */
+#define RD_CAP_DISCARD_FORGETS (1u << 7) /* after a discard of whole granules the image says nothing
+					 * about them: what it stands on is seen there when it is
+					 * opened together with that; since API 2 */
 
 /* Flags of open(), rd_host.file_open and rd_host.child_open.  Others must be 0. */
 #define RD_OPEN_WRITE    (1u << 0) /* for reading and writing; else read-only */
