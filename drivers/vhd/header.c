@@ -314,6 +314,7 @@ int batmap_write(struct vhd *v)
 {
 	struct batmap *b = &v->batmap;
 	bool differs = b->stale;
+	int r = 0;
 
 	if (!b->there)
 		return 0;
@@ -326,5 +327,8 @@ int batmap_write(struct vhd *v)
 			b->bits[i / 8] |= bit;
 		differs = differs || (b->bits[i / 8] & bit) != was;
 	}
-	return differs ? batmap_put(v, b->bits) : 0;
+	if (differs)
+		r = batmap_put(v, b->bits);
+	b->stale = b->stale && r;
+	return r;
 }
