@@ -529,5 +529,6 @@ static const struct rd_driver driver = {
 	.check = q_check,
 	.snapshot = q_snapshot,
 	.set_backing = q_set_backing,
+	.write_compressed = q_write_compressed,
 };
 RD_REGISTER_DRIVER(driver);
