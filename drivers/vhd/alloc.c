@@ -144,6 +144,9 @@ static int grow(struct vhd *v, uint64_t at)
 	end = MAX(end, a->footer);
 	footer_encode(&v->footer);
 	r = footer_write_at(v, &v->footer, end);
+	/* Blocks overwrite the old one only when power loss finds the new one. */
+	if (!r)
+		r = v->host->file_flush(v->file);
 	if (!r) {
 		a->footer = end;
 		v->end_valid = true;

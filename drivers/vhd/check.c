@@ -250,7 +250,7 @@ static int check_bat(struct job *j)
 	return 0;
 }
 
-/* Places for whole blocks between those that are used. While entries are in doubt they may be somebody's. */
+/* Places for whole blocks between those that are used. */
 static int count_leaks(struct job *j)
 {
 	struct vhd *v = j->v;
@@ -339,10 +339,10 @@ static int check_blocks(struct job *j)
 
 	for (uint32_t i = 0; !r && i < v->blocks; i++) {
 		r = i % 64 ? 0 : step(j, i, v->blocks);
-		if (v->bat[i] == BAT_UNUSED)
+		if (!bat_used(v->bat[i])) {
 			check_full(j, i, NULL);
-		if (!bat_used(v->bat[i]))
 			continue;
+		}
 		if (!r && file_read(v, bits, v->bitmap_bytes, (uint64_t)v->bat[i] * SECTOR)) {
 			j->result->unchecked++;
 		} else if (!r) {
@@ -380,8 +380,6 @@ static int repair_bat(struct job *j)
 		if (r)
 			break;
 		bat_set(v, slice, i, keep ? entry : BAT_UNUSED);
-		full_set(v, i, false);
-		v->batmap.stale = v->batmap.there;
 		meta_end(v->meta);
 		meta_unpin(v->meta, slice);
 		given++;
@@ -417,10 +415,10 @@ static int repair(struct job *j)
 
 	if (!r && (j->footers_wrong || j->cut_off))
 		r = repair_footers(j);
-	if (!r && v->batmap.there && (j->batmap_errors || v->batmap.stale)) {
+	if (!r && j->batmap_errors) {
 		v->batmap.stale = true;
 		r = batmap_write(v);
-		if (!r && j->batmap_errors)
+		if (!r)
 			fixed_one(j, j->batmap_errors, "batmap written anew");
 	}
 	return r;
@@ -441,8 +439,7 @@ static int check_dynamic(struct job *j)
 	check_batmap(j);
 	r = check_bat(j);
 	r = r ? r : check_blocks(j);
-	if (!r && !j->v->damaged)
-		r = count_leaks(j);
+	r = r ? r : count_leaks(j);
 	return r || !j->repair_errors ? r : repair(j);
 }
 
