@@ -57,7 +57,7 @@ static void work(struct running *running)
 	int r = 0;
 
 	for (int i = 0; i < 2 && !r; i++)
-		r = -posix_memalign((void **)&worker.buffer[i], 4096, JOB_BUFFER);
+		r = -posix_memalign((void **)&worker.buffer[i], 4096, JOB_CHUNK);
 	while (!r && take(running, &piece)) {
 		r = running->job->work(&worker, &piece);
 		progress_add(piece.length);

@@ -13,7 +13,8 @@
  *	--create=TEXT --judge=TEXT --block=BYTES --size=BYTES
  *	                  shell commands that make an image ($1 its path, $2 its size) and judge one ($1),
  *	                  what is allocated together, the size of the disk
- *	--fill            the disk is full of data at the start; --compressed: of compressed data
+ *	--fill            the disk is full of data at the start
+ *	--made            and --create has seen to that: it finds the data in $1.raw
  *	--keep=PATH       where the state that failed is left
  *
  * A history is run on a real driver, over a file whose every write is recorded (wlog.c). Then the states
@@ -60,7 +61,7 @@ static struct {
 	unsigned depth, part, random, length, all, external;
 	int drop_flush;
 	uint64_t seed;
-	bool fill, compressed;
+	bool fill, made;
 	const char *keep;
 } conf = {
 	.format = { .options = "", .block = 4096, .size = 64 * KiB },
@@ -73,7 +74,7 @@ static struct {
 };
 
 struct run {
-	char live[512], state[512];
+	char live[512], state[512], source[520];
 	struct state start; /* what each history begins with */
 	struct model model;
 	struct image *image;
@@ -458,6 +459,18 @@ static void random_history(struct run *run, const struct op *letters, unsigned n
 
 /* ---- the whole ----------------------------------------------------------------------------------- */
 
+/* LIVE.raw: what the disk shall hold, for a command that makes a full image of it. */
+static void make_source(struct run *run)
+{
+	struct state source = { .size = conf.format.size, .room = conf.format.size };
+
+	snprintf(run->source, sizeof(run->source), "%s.raw", run->live);
+	source.bytes = xalloc(source.size);
+	value_fill(source.bytes, 0, source.size / SECTOR, PREFILLED);
+	state_store(&source, run->source);
+	state_free(&source);
+}
+
 static void make_image(struct run *run)
 {
 	char command[4096];
@@ -480,18 +493,13 @@ static unsigned prepare(struct run *run, struct op *letters)
 	unsigned n;
 	int r = 0;
 
+	if (conf.made)
+		make_source(run);
 	make_image(run);
 	run->image = judge_open(&conf.format, run->live, RD_OPEN_WRITE, err, sizeof(err));
 	if (!run->image)
 		die("%s", err);
-	for (uint64_t at = 0; conf.compressed && at < all.count && !r;
-	     at += conf.format.block / SECTOR) {
-		const struct op one = { OP_COMPRESSED, at,
-					MIN(conf.format.block / SECTOR, all.count - at), "fill" };
-
-		r = do_write(run, &one, PREFILLED);
-	}
-	if (conf.fill && !conf.compressed)
+	if (conf.fill && !conf.made)
 		r = do_write(run, &all, PREFILLED);
 	n = alphabet(run, letters);
 	if (r || img_close(run->image))
@@ -553,7 +561,7 @@ enum {
 	BLOCK,
 	SIZE,
 	FILL,
-	COMPRESSED,
+	MADE,
 	KEEP
 };
 
@@ -602,8 +610,8 @@ static void set_option(int option, const char *value)
 	case FILL:
 		conf.fill = true;
 		break;
-	case COMPRESSED:
-		conf.fill = conf.compressed = true;
+	case MADE:
+		conf.fill = conf.made = true;
 		break;
 	case KEEP:
 		conf.keep = value;
@@ -630,7 +638,7 @@ static void parse(int argc, char **argv)
 		{ "block", 1, NULL, BLOCK },
 		{ "size", 1, NULL, SIZE },
 		{ "fill", 0, NULL, FILL },
-		{ "compressed", 0, NULL, COMPRESSED },
+		{ "made", 0, NULL, MADE },
 		{ "keep", 1, NULL, KEEP },
 		{ NULL, 0, NULL, 0 },
 	};
@@ -660,6 +668,7 @@ static void clean_up(void)
 {
 	unlink(run.live);
 	unlink(run.state);
+	unlink(run.source);
 	rmdir(dir);
 }
 

@@ -23,3 +23,26 @@ found()
 	[ "$status" = 1 ] || fail "crash $*: the seeded bug is not found (status $status): $(tail -3 "$tmp/found")"
 	grep -q 'FAILED$' "$tmp/found" || fail "crash $*: $(cat "$tmp/found")"
 }
+
+# Leaks are allowed (3).
+qcow2_judge='qemu-img check -q "$1" >/dev/null 2>&1; s=$?; [ $s = 0 ] || [ $s = 3 ]'
+
+# Arguments of crash for images that qemu-img makes so. The disk has 16 clusters.
+# qcow2 CLUSTER [OPTION]; qcow2_compressed and qcow2_overlay, which are full of data: the same.
+qcow2()
+{
+	args=(--block="$1" --size=$((16 * $1)) --judge="$qcow2_judge"
+		--create="qemu-img create -q -f qcow2 -o cluster_size=$1${2:+,$2} \"\$1\" \$2" qcow2)
+}
+
+qcow2_compressed()
+{
+	args=(--made --block="$1" --size=$((16 * $1)) --judge="$qcow2_judge"
+		--create="qemu-img convert -q -c -f raw -O qcow2 -o cluster_size=$1${2:+,$2} \"\$1.raw\" \"\$1\"" qcow2)
+}
+
+qcow2_overlay()
+{
+	args=(--made --block="$1" --size=$((16 * $1)) --judge="$qcow2_judge"
+		--create="qemu-img create -q -f qcow2 -o cluster_size=$1${2:+,$2} -F raw -b \"\$1.raw\" \"\$1\"" qcow2)
+}
