@@ -27,11 +27,11 @@ static const struct verb_option common_options[] = {
 };
 
 static const struct verb *const verbs[] = {
-	&ctl_list, &ctl_stats, &ctl_attach, &ctl_detach, &ctl_pause, &ctl_unpause, &ctl_resize, &ctl_flush, &ctl_events,
+	&ctl_list, &ctl_stats, &ctl_attach, &ctl_detach, &ctl_pause, &ctl_unpause, &ctl_resize, &ctl_flush, &ctl_events, &ctl_metrics, &ctl_completion,
 	&ctl_set, &ctl_drivers, &ctl_log_level, &ctl_version, &ctl_shutdown, NULL,
 };
 
-static const struct program program = {
+const struct program ctl_program = {
 	.name = "ringdisk",
 	.help = "Control ringdiskd, which serves disk images to Xen guests.",
 	.notes = "A disk is named DOMID/VDEV: 5/xvda, or 5/51712.\n",
@@ -286,5 +286,5 @@ enum ctl_exit ctl_do(const char *method, json_t *params, const char *disk, const
 
 int main(int argc, char **argv)
 {
-	return verbs_main(&program, argc, argv);
+	return verbs_main(&ctl_program, argc, argv);
 }

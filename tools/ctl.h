@@ -22,7 +22,11 @@ enum ctl_exit {
 };
 
 extern const struct verb ctl_list, ctl_stats, ctl_attach, ctl_detach, ctl_pause, ctl_unpause, ctl_set,
-	ctl_resize, ctl_flush, ctl_events, ctl_drivers, ctl_log_level, ctl_version, ctl_shutdown;
+	ctl_resize, ctl_flush, ctl_events, ctl_metrics,
+	ctl_completion, ctl_drivers, ctl_log_level, ctl_version, ctl_shutdown;
+
+/* What all of it is made of. */
+extern const struct program ctl_program;
 
 /* --json was given: print the result as it is, and no tables. */
 extern bool ctl_json;

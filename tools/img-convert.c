@@ -223,7 +223,7 @@ static int run(int argc, char **argv)
 	if (backing && (!backing_format || no_create))
 		return verbs_misused(no_create ? "--backing makes no sense with --no-create"
 		                               : "--backing needs --backing-format: formats are never guessed");
-	if (sparse != UINT64_MAX && sparse && (!is_pow2(sparse) || sparse < 512 || sparse > JOB_CHUNK))
+	if (sparse != UINT64_MAX && sparse && (!is_pow2(sparse) || sparse < 512 || sparse > JOB_BUFFER / 2))
 		return verbs_misused("--sparse is 0, or a power of two from 512 to 1M");
 	status = backing ? source_open_alone(&from, argv[0], 0) : source_open(&from, argv[0], 0);
 	if (!status)

@@ -7,7 +7,7 @@ uint32_t copy_granule(const struct image *target)
 {
 	uint32_t optimal = img_info(target)->optimal_io;
 
-	return is_pow2(optimal) && optimal > 4096 && optimal <= JOB_CHUNK ? optimal : 4096;
+	return is_pow2(optimal) && optimal > 4096 && optimal <= JOB_BUFFER ? optimal : 4096;
 }
 
 /* How many whole granules from walk->at on are zeroes, in bytes; the last one may be cut by the end. */
@@ -26,6 +26,7 @@ static int zeroes_ahead(struct walk *walk, uint32_t granule, uint64_t *length)
 
 int copy_next(struct walk *walk, uint32_t granule, struct piece *piece)
 {
+	const uint64_t most = MAX(JOB_CHUNK, granule);
 	uint64_t zeroes;
 	int r = zeroes_ahead(walk, granule, &zeroes);
 
@@ -37,7 +38,7 @@ int copy_next(struct walk *walk, uint32_t granule, struct piece *piece)
 		return 1;
 	}
 	piece->kind = PIECE_DATA;
-	while (r > 0 && !zeroes && piece->length < JOB_CHUNK) {
+	while (r > 0 && !zeroes && piece->length < most) {
 		struct run run;
 		uint64_t step;
 
@@ -46,7 +47,7 @@ int copy_next(struct walk *walk, uint32_t granule, struct piece *piece)
 			return r;
 		/* To the end of the run, in granules; a short rest is filled up. */
 		step = run.zero ? granule : round_up(run.length, granule);
-		step = MIN(step, JOB_CHUNK - piece->length);
+		step = MIN(step, most - piece->length);
 		step = MIN(step, walk->end - walk->at);
 		walk_step(walk, step);
 		piece->length += step;

@@ -9,8 +9,8 @@
 
 enum { PIECE_DATA, PIECE_ZERO };
 
-/* The next piece of walk in granules (a power of two up to JOB_CHUNK): PIECE_DATA up to JOB_CHUNK long, PIECE_ZERO
- * of any length. 1, 0, -errno. */
+/* The next piece of walk in granules (a power of two up to JOB_BUFFER): PIECE_DATA up to JOB_CHUNK or a granule
+ * long, PIECE_ZERO of any length. 1, 0, -errno. */
 int copy_next(struct walk *walk, uint32_t granule, struct piece *piece);
 /* What is best written whole: a cluster, where the target has such, and never less than 4 KiB. */
 uint32_t copy_granule(const struct image *target);

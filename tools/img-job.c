@@ -57,7 +57,7 @@ static void work(struct running *running)
 	int r = 0;
 
 	for (int i = 0; i < 2 && !r; i++)
-		r = -posix_memalign((void **)&worker.buffer[i], 4096, JOB_CHUNK);
+		r = -posix_memalign((void **)&worker.buffer[i], 4096, JOB_BUFFER);
 	while (!r && take(running, &piece)) {
 		r = running->job->work(&worker, &piece);
 		progress_add(piece.length);

@@ -143,10 +143,13 @@ struct piece {
 
 struct worker {
 	void *ctx;
-	uint8_t *buffer[2]; /* JOB_CHUNK each, aligned */
+	uint8_t *buffer[2]; /* JOB_BUFFER each, aligned */
 };
 
-#define JOB_CHUNK       (1u << 20)
+/* Data is handed out in chunks that stay in a processor's cache between reading and writing; a cluster that must
+ * be written whole may be longer. */
+#define JOB_CHUNK       (256u << 10)
+#define JOB_BUFFER      (2u << 20)
 #define JOB_THREADS_MAX 64
 
 /* What many threads do, piece by piece, in order as far as their beginnings go. */

@@ -23,6 +23,7 @@
 #define STEP_FIRST   (1u << 20) /* bytes to own at once: at first, and at most */
 #define STEP_MOST    (16u << 20)
 #define STEP_LEAST   16         /* clusters */
+#define STEP_SHARE   64         /* of the disk's size is enough */
 #define SCAN_SLICES  8          /* looked at in one refill */
 #define SPARE_MAX    4096
 #define OWNED_MAX    1024
@@ -321,6 +322,7 @@ static int64_t refill_end(struct qcow2 *q, uint64_t count, bool whole, uint64_t 
 /* Under refill. There is something owned afterwards. */
 static int refill(struct qcow2 *q, uint64_t want, uint64_t after)
 {
+	uint64_t enough = MIN(STEP_MOST, __atomic_load_n(&q->size, __ATOMIC_RELAXED) / STEP_SHARE);
 	struct alloc *a = q->alloc;
 	uint64_t first;
 	int64_t n = refill_spare(q, want, after);
@@ -335,7 +337,7 @@ static int refill(struct qcow2 *q, uint64_t want, uint64_t after)
 	if (n < 0)
 		return (int)n;
 	add_owned(q, first, (uint64_t)n, a->grows);
-	if (a->step < STEP_MOST >> q->cluster_bits)
+	if (a->step < enough >> q->cluster_bits)
 		a->step *= 2;
 	return 0;
 }

@@ -433,9 +433,14 @@ static int end_writing(struct qcow2 *q)
 static int q_close(void *handle)
 {
 	struct qcow2 *q = handle;
-	int reserve = q->alloc ? alloc_finish(q) : 0;
-	int r = meta_close(q->meta, false);
+	int reserve = 0, r;
 
+	if (q->alloc) {
+		/* What that releases can be cut off the file. If it fails the last one does, too. */
+		meta_checkpoint(q->meta);
+		reserve = alloc_finish(q);
+	}
+	r = meta_close(q->meta, false);
 	q->meta = NULL;
 	if (!r)
 		r = end_writing(q);
@@ -529,5 +534,6 @@ static const struct rd_driver driver = {
 	.check = q_check,
 	.snapshot = q_snapshot,
 	.set_backing = q_set_backing,
+	.write_compressed = q_write_compressed,
 };
 RD_REGISTER_DRIVER(driver);

@@ -6,7 +6,8 @@
  *      tables.c    L1, L2: find the entry of a guest offset, decode it, and what the file may be used for
  *                                                                                 (spec "Cluster mapping")
  *      read.c      map(), readv(): from entries to extents; backing file
- *      compress.c  compressed clusters: deflate, zstd                             (spec "Compressed Clusters")
+ *      compress.c  compressed clusters: read                                      (spec "Compressed Clusters")
+ *      pack.c      compressed clusters: written
  *      refcount.c  refcounts, the allocator, growing the refcount table           (spec "Host cluster management")
  *      write.c     writev(): in place, allocating, copy-on-write
  *      zero.c      discard(), write_zeroes(), detect-zeroes
@@ -209,7 +210,7 @@ void decompressed_put(struct qcow2 *q, struct decompressed *hold);
 void decompressed_forget(struct qcow2 *q, uint64_t host, uint64_t length);
 /* Decompress a cluster (q->cluster bytes into out). -EIO when it is not exactly that. */
 int q_decompress(struct qcow2 *q, const struct cluster *c, void *out);
-/* Compress one cluster of in. Returns the length, less than a cluster, or 0: does not get smaller. */
+/* pack.c. Compress one cluster of in. Returns the length, less than a cluster, or 0: does not get smaller. */
 size_t q_compress(struct qcow2 *q, const void *in, void *out, size_t room);
 int q_write_compressed(void *handle, const struct iovec *iov, int iovcnt, uint64_t offset);
 

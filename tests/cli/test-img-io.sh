@@ -33,7 +33,7 @@ says err "behind the end"
 img 1 read "raw:$tmp/a" -o 3M -l 2M
 says err "there are 1048576, not 2097152"
 img 1 read "error,op=read,nth=2:raw:$tmp/a"
-says err "reading at byte 1048576"
+says err "reading at byte 262144"
 if "$rimg" read "raw:$tmp/a" --driver-dir "$drivers" >/dev/full 2>"$tmp/err"; then
 	fail "read to a full disk succeeds"
 fi

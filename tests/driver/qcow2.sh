@@ -2,6 +2,12 @@
 # For tests that write qcow2 images: source it after functions.sh.
 # shellcheck disable=SC2154
 
+# Images go to memory if they can: these tests flush thousands of times, and nothing is said about power loss.
+if [ -d /dev/shm ] && [ -w /dev/shm ] && [ "$(df --output=avail -k /dev/shm | tail -1)" -gt 1000000 ]; then
+	rm -rf "$tmp"
+	tmp=$(mktemp -d "/dev/shm/$test_name.XXXXXX")
+fi
+
 random=$top_builddir/tests/qcow2/random
 
 # make OPTIONS SIZE [ARG...]: a new $tmp/a.qcow2 by qemu-img, and the model of its content.

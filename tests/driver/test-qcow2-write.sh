@@ -5,12 +5,13 @@
 . "$srcdir/driver/qcow2.sh"
 require qemu-img --version
 
-seed=1
+seed=${WRITE_SEED:-1}
+mix=wwwwwrrfzd
 
 # ---- geometry ------------------------------------------------------------------------------------
 while read -r size options; do
 	make "$options" "$size"
-	attack "$options, $size" -s $((seed++)) -n 6 -k 60 -r 2 -o
+	attack "$options, $size" -s $((seed++)) -n 6 -k 60 -r 2 -o -m $mix
 done <<-END
 	3M cluster_size=512
 	5M cluster_size=512,refcount_bits=64
@@ -39,14 +40,14 @@ cp "$tmp/model" "$tmp/base.raw"
 for options in "" cluster_size=4k compression_type=zstd extended_l2=on cluster_size=2M; do
 	qemu-img convert -c -f raw -O qcow2 ${options:+-o "$options"} "$tmp/base.raw" "$tmp/a.qcow2"
 	model
-	attack "compressed, $options" -s $((seed++)) -n 4 -k 60 -r 2 -o
+	attack "compressed, $options" -s $((seed++)) -n 4 -k 60 -r 2 -o -m $mix
 done
 
 for below in qcow2 raw; do
 	for options in "" cluster_size=4k extended_l2=on cluster_size=2M compat=0.10; do
 		for size in 12M 16M 20M; do
 			make "$options" $size -b "base.$below" -F $below
-			attack "on $below, $options, $size" -s $((seed++)) -n 4 -k 40 -r 2 -o
+			attack "on $below, $options, $size" -s $((seed++)) -n 4 -k 40 -r 2 -o -m $mix
 		done
 	done
 done
@@ -58,10 +59,10 @@ for options in "" cluster_size=512 cluster_size=4k,refcount_bits=2 compat=0.10 e
 	attack "before snapshots, $options" -s $((seed++)) -n 2 -k 60
 	qemu-img snapshot -c one "$tmp/a.qcow2"
 	cp "$tmp/model" "$tmp/one"
-	attack "after a snapshot, $options" -s $((seed++)) -n 3 -k 40 -r 2 -o
+	attack "after a snapshot, $options" -s $((seed++)) -n 3 -k 40 -r 2 -o -m $mix
 	qemu-img snapshot -c two "$tmp/a.qcow2"
 	cp "$tmp/model" "$tmp/two"
-	attack "after two, $options" -s $((seed++)) -n 3 -k 60 -r 2 -o
+	attack "after two, $options" -s $((seed++)) -n 3 -k 60 -r 2 -o -m $mix
 	for snapshot in one two; do
 		qemu-img convert -l "snapshot.name=$snapshot" -f qcow2 -O raw "$tmp/a.qcow2" "$tmp/now"
 		cmp "$tmp/$snapshot" "$tmp/now" || fail "$options: snapshot $snapshot has changed"

@@ -1,7 +1,7 @@
 /*
  * random: an image against a model, by operations at random.
  *
- *	random [-s SEED] [-n PHASES] [-k OPS] [-t THREADS] [-m MIX] [-o] [-r N] [-q] PARAMS MODEL
+ *	random [-s SEED] [-n PHASES] [-k OPS] [-t THREADS] [-m MIX] [-o] [-r N] [-F FAULT] [-p ROUNDS] PARAMS MODEL
  *
  * MODEL is a file with what the image holds now, in full; at the end it holds what the image must hold then, so
  * that another program can compare the two. A phase is OPS operations of each of THREADS threads; after it all is
@@ -11,13 +11,20 @@
  * zeroes, d discard, f flush. A thread writes to sectors that are its own, which lie between those of others at a
  * distance that changes with each phase: from less than a cluster to much more. With -o every second phase lets
  * all threads write everywhere: then a sector must hold what one of them has written last there.
- * -q: a failed write is no failure, but then its sectors are old or new; for images on which writes fail.
+ * -F CALL:ERRNO:NTH:COUNT lets system calls fail: CALL is write, read, sync, space (holes and zeroes) or size; NTH is
+ * the first of them that does, COUNT how many follow (0: all). A failed operation is no failure then, but its sectors
+ * are old or new. When the phases are over nothing fails any more: another one must go well. At the end it prints
+ * how many such calls there were. After a failed sync nothing is said about the content.
+ *
+ * -p lets each phase be followed by so many rounds of: write some clusters, discard them, now and then flush. The file
+ * may not get longer by that, for which the caller looks.
  *
  * Exit 0, or 1 with a message that tells the seed.
  */
 #include <errno.h>
 #include <pthread.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,6 +32,7 @@
 #include <unistd.h>
 
 #include "image.h"
+#include "io-syscalls.h"
 #include "log.h"
 
 #define SECTOR      512u
@@ -33,17 +41,29 @@
 
 static struct {
 	unsigned long seed;
-	unsigned phases, ops, threads, reopen;
+	unsigned phases, ops, threads, reopen, rounds;
 	const char *mix, *model_path;
 	bool overlap, failing;
 	struct params params;
 	struct image *image;
 	unsigned char *model;
+	atomic_uchar *discarded; /* by sector, in a phase of everybody everywhere */
 	uint64_t sectors;
 	/* of the phase */
 	bool everywhere;
 	uint64_t chunk; /* sectors that one thread has in sequence */
 } g = { .seed = 1, .phases = 10, .ops = 100, .threads = 4, .reopen = 3, .mix = "wwwwrrf" };
+
+enum call { CALL_WRITE, CALL_READ, CALL_SYNC, CALL_SPACE, CALL_SIZE, CALLS };
+
+static struct {
+	struct io_syscalls real;
+	enum call call;
+	int error;
+	unsigned nth, count;
+	atomic_bool on;
+	atomic_uint calls;
+} faults;
 
 struct worker {
 	pthread_t thread;
@@ -87,6 +107,69 @@ static void *allocate(size_t size)
 	if (!p)
 		die("out of memory");
 	return p;
+}
+
+/* ---- faults -------------------------------------------------------------------------------------- */
+
+static bool fails(enum call call)
+{
+	unsigned n;
+
+	if (call != faults.call || !atomic_load(&faults.on))
+		return false;
+	n = atomic_fetch_add(&faults.calls, 1) + 1;
+	if (n < faults.nth || (faults.count && n - faults.nth >= faults.count))
+		return false;
+	errno = faults.error;
+	return true;
+}
+
+static ssize_t bad_preadv(int fd, const struct iovec *iov, int iovcnt, off_t offset)
+{
+	return fails(CALL_READ) ? -1 : faults.real.preadv(fd, iov, iovcnt, offset);
+}
+
+static ssize_t bad_pwritev(int fd, const struct iovec *iov, int iovcnt, off_t offset)
+{
+	return fails(CALL_WRITE) ? -1 : faults.real.pwritev(fd, iov, iovcnt, offset);
+}
+
+static int bad_fdatasync(int fd)
+{
+	return fails(CALL_SYNC) ? -1 : faults.real.fdatasync(fd);
+}
+
+static int bad_fallocate(int fd, int mode, off_t offset, off_t length)
+{
+	return fails(CALL_SPACE) ? -1 : faults.real.fallocate(fd, mode, offset, length);
+}
+
+static int bad_ftruncate(int fd, off_t length)
+{
+	return fails(CALL_SIZE) ? -1 : faults.real.ftruncate(fd, length);
+}
+
+static void set_faults(const char *spec)
+{
+	static const char *const names[CALLS] = { "write", "read", "sync", "space", "size" };
+	char name[16], error[16];
+	int call = 0;
+
+	if (sscanf(spec, "%15[a-z]:%15[A-Z]:%u:%u", name, error, &faults.nth, &faults.count) != 4)
+		die("\"%s\" is no fault", spec);
+	while (call < CALLS && strcmp(names[call], name))
+		call++;
+	if (call == CALLS)
+		die("\"%s\" is no call", name);
+	faults.call = (enum call)call;
+	faults.error = strcmp(error, "ENOSPC") ? EIO : ENOSPC;
+	faults.real = io_sys;
+	io_sys.preadv = bad_preadv;
+	io_sys.pwritev = bad_pwritev;
+	io_sys.fdatasync = bad_fdatasync;
+	io_sys.fallocate = bad_fallocate;
+	io_sys.ftruncate = bad_ftruncate;
+	g.failing = true;
 }
 
 /* ---- content ------------------------------------------------------------------------------------- */
@@ -182,16 +265,15 @@ static bool has_failed(int r, const char *what, uint64_t first, uint64_t count)
 /* The sectors hold what the tag says, or perhaps only some of them (failed). */
 static void note(struct worker *w, uint64_t first, uint64_t count, uint32_t tag, bool failed)
 {
-	if (failed || g.everywhere || tag == TAG_DISCARD) {
-		/* A failed one may have been done in part, with another thread's in between: look at the end. */
-		if (failed)
-			for (uint64_t i = first; i < first + count; i++)
-				w->last[i] = w->last[i] ? w->last[i] : tag;
-		else
-			for (uint64_t i = first; i < first + count; i++)
-				w->last[i] = tag;
-		return;
+	for (uint64_t i = first; i < first + count; i++) {
+		if (g.everywhere && tag == TAG_DISCARD)
+			/* it may hold what was there before, which somebody may have written in this phase */
+			atomic_store_explicit(&g.discarded[i], 1, memory_order_relaxed);
+		else if (g.everywhere || failed || tag == TAG_DISCARD)
+			w->last[i] = tag;
 	}
+	if (g.everywhere || failed || tag == TAG_DISCARD)
+		return;
 	for (uint64_t i = first; i < first + count; i++) {
 		fill(g.model + i * SECTOR, tag, i);
 		w->last[i] = 0;
@@ -202,8 +284,11 @@ static void note(struct worker *w, uint64_t first, uint64_t count, uint32_t tag,
 static void settle(struct worker *w, uint64_t first, uint64_t count)
 {
 	struct iovec iov = { .iov_base = w->buf, .iov_len = count * SECTOR };
+	bool on = atomic_exchange(&faults.on, false);
+	int r = img_readv(g.image, &iov, 1, first * SECTOR);
 
-	if (img_readv(g.image, &iov, 1, first * SECTOR))
+	atomic_store(&faults.on, on);
+	if (r)
 		die("cannot read what a failed operation or a discard left");
 	for (uint64_t i = 0; i < count; i++) {
 		unsigned char *is = w->buf + i * SECTOR, *model = g.model + (first + i) * SECTOR;
@@ -307,20 +392,17 @@ static void *work(void *arg)
 static void judge(struct worker *workers, uint64_t sector, const unsigned char *is)
 {
 	unsigned char *model = g.model + sector * SECTOR;
-	bool written = false, legal = false, perhaps = false;
+	bool written = false, legal = atomic_load(&g.discarded[sector]) && is_zero(is);
 
 	for (unsigned i = 0; i < g.threads; i++) {
 		uint32_t tag = workers[i].last[sector];
 
-		written |= tag && tag != TAG_DISCARD;
-		perhaps |= tag == TAG_DISCARD || (tag && g.failing);
+		written |= tag != 0;
 		legal |= tag && is_of(is, tag, sector);
 		workers[i].last[sector] = 0;
 	}
-	if (!written || perhaps)
-		legal |= !memcmp(is, model, SECTOR);
-	/* A discard may leave what another thread wrote before it, which is not known any more. */
-	if (!legal && !(perhaps && written))
+	atomic_store(&g.discarded[sector], 0);
+	if (!legal && (written || memcmp(is, model, SECTOR)))
 		die("sector %llu: wrong after a phase%s", (unsigned long long)sector,
 		    g.everywhere ? " of everybody everywhere" : "");
 	memcpy(model, is, SECTOR);
@@ -329,6 +411,7 @@ static void judge(struct worker *workers, uint64_t sector, const unsigned char *
 static void judge_all(struct worker *workers)
 {
 	unsigned char *buf = workers[0].buf;
+	bool on = atomic_exchange(&faults.on, false);
 
 	for (uint64_t at = 0; at < g.sectors;) {
 		uint64_t count = g.sectors - at < WRITE_MAX ? g.sectors - at : WRITE_MAX;
@@ -340,6 +423,7 @@ static void judge_all(struct worker *workers)
 		for (uint64_t i = 0; i < count; i++, at++)
 			judge(workers, at, buf + i * SECTOR);
 	}
+	atomic_store(&faults.on, on);
 }
 
 static void phase(struct worker *workers, unsigned number)
@@ -366,12 +450,49 @@ static void open_image(void)
 		die("%s", err);
 }
 
+/* Nothing is left of it in the model: what is discarded whole reads as zeroes. */
+static void wear_out(struct worker *w)
+{
+	uint64_t unit = img_info(g.image)->optimal_io, units = g.sectors * SECTOR / unit;
+	uint64_t most = WRITE_MAX * SECTOR / unit;
+
+	most = most > 16 ? 16 : most;
+	for (unsigned i = 0; i < g.rounds; i++) {
+		uint64_t count = 1 + below(w, most < units ? most : units);
+		uint64_t first = below(w, units - count + 1);
+		struct iovec iov = { .iov_base = w->buf, .iov_len = count * unit };
+		int r = img_writev(g.image, &iov, 1, first * unit);
+
+		if (!r)
+			r = img_discard(g.image, first * unit, count * unit);
+		if (!r && below(w, 4) == 0)
+			r = img_flush(g.image);
+		if (r)
+			die("round %u: %s", i, strerror(-r));
+		memset(g.model + first * unit, 0, count * unit);
+	}
+}
+
+/* A close cannot be tried again: it is spared. */
+static void reopen(struct worker *workers)
+{
+	bool on = atomic_exchange(&faults.on, false);
+	int r = img_close(g.image);
+
+	if (r && faults.call != CALL_SYNC)
+		die("close: %s", strerror(-r));
+	open_image();
+	if (!r)
+		judge_all(workers);
+	atomic_store(&faults.on, on);
+}
+
 static void run(void)
 {
 	struct worker *workers = calloc(g.threads, sizeof(*workers));
-	int r;
 
-	if (!workers)
+	g.discarded = calloc(g.sectors, sizeof(*g.discarded));
+	if (!workers || !g.discarded)
 		die("out of memory");
 	for (unsigned i = 0; i < g.threads; i++) {
 		workers[i].id = i;
@@ -381,20 +502,25 @@ static void run(void)
 		if (!workers[i].last)
 			die("out of memory");
 	}
+	atomic_store(&faults.on, true);
 	for (unsigned n = 0; n < g.phases; n++) {
 		phase(workers, n);
-		if (n % g.reopen != g.reopen - 1)
-			continue;
-		r = img_close(g.image);
-		if (r && !g.failing)
-			die("close: %s", strerror(-r));
-		open_image();
-		judge_all(workers);
+		if (g.rounds)
+			wear_out(&workers[0]);
+		if (n % g.reopen == g.reopen - 1)
+			reopen(workers);
+	}
+	atomic_store(&faults.on, false);
+	if (g.failing && faults.call != CALL_SYNC) {
+		g.failing = false;
+		phase(workers, 0);
+		reopen(workers);
 	}
 	for (unsigned i = 0; i < g.threads; i++) {
 		free(workers[i].buf);
 		free(workers[i].last);
 	}
+	free(g.discarded);
 	free(workers);
 }
 
@@ -413,7 +539,7 @@ static void options(int argc, char **argv)
 {
 	int opt;
 
-	while ((opt = getopt(argc, argv, "s:n:k:t:m:or:q")) != -1)
+	while ((opt = getopt(argc, argv, "s:n:k:t:m:or:F:p:")) != -1)
 		switch (opt) {
 		case 's':
 			g.seed = strtoul(optarg, NULL, 0);
@@ -436,8 +562,11 @@ static void options(int argc, char **argv)
 		case 'r':
 			g.reopen = (unsigned)atoi(optarg);
 			break;
-		case 'q':
-			g.failing = true;
+		case 'p':
+			g.rounds = (unsigned)atoi(optarg);
+			break;
+		case 'F':
+			set_faults(optarg);
 			break;
 		default:
 			exit(1);
@@ -466,6 +595,8 @@ int main(int argc, char **argv)
 	r = img_close(g.image);
 	if (r && !g.failing)
 		die("close: %s", strerror(-r));
+	if (faults.nth)
+		printf("%u\n", atomic_load(&faults.calls));
 	model_file(true);
 	params_free(&g.params);
 	free(g.model);

@@ -1,0 +1,58 @@
+#!/bin/bash
+# Compressed images that we write: QEMU reads them and finds nothing to complain about, also when compressed
+# clusters take the place of others, and they are smaller than the data.
+. "${srcdir:-.}/functions.sh"
+. "$srcdir/driver/functions.sh"
+require qemu-img --version
+require qemu-io --version
+cd "$tmp"
+
+convert=("$top_builddir/tools/ringdisk-img" convert -q "--driver-dir=$drivers" "--redo-dir=$tmp/redo")
+
+# What compresses well, what does not, and nothing; the end is no whole cluster.
+seq 1 600000 >text
+head -c 2000000 /dev/urandom >noise
+truncate -s $((20 * 1048576 + 512)) a.raw b.raw
+dd if=text of=a.raw bs=64k seek=16 conv=notrunc status=none
+dd if=noise of=a.raw bs=64k seek=160 conv=notrunc status=none
+printf 'the end' | dd of=a.raw bs=1 seek=$((20 * 1048576)) conv=notrunc status=none
+dd if=noise of=b.raw bs=64k seek=3 conv=notrunc status=none
+dd if=text of=b.raw bs=64k seek=170 conv=notrunc status=none
+
+# right RAW: the image is as it, for QEMU and for us.
+right()
+{
+	qemu-img check -q -f qcow2 a.qcow2 || fail "$what: qemu-img check: $(qemu-img check -f qcow2 a.qcow2 2>&1)"
+	qemu-img compare -q -f raw -F qcow2 "$1" a.qcow2 || fail "$what: QEMU reads something else"
+	"$img" -r qcow2:a.qcow2 save got.raw
+	cmp "$1" got.raw || fail "$what: we read something else"
+}
+
+for options in version=3 version=2 compression=zstd cluster-size=4K extended-l2=on refcount-bits=64; do
+	what=$options
+	rm -f a.qcow2
+	"${convert[@]}" -c -o "$options" raw:a.raw qcow2:a.qcow2
+	right a.raw
+	[ "$(stat -c %s a.qcow2)" -lt 5500000 ] || fail "$what: $(stat -c %s a.qcow2) bytes: not compressed"
+
+	# Over itself, over another's clusters, and over plain ones.
+	what="$options, again"
+	"${convert[@]}" -c -n raw:a.raw qcow2:a.qcow2
+	right a.raw
+	what="$options, another"
+	"${convert[@]}" -c -n raw:b.raw qcow2:a.qcow2
+	right b.raw
+	what="$options, over plain ones"
+	"${convert[@]}" -n raw:a.raw qcow2:a.qcow2
+	right a.raw
+	"${convert[@]}" -c -n raw:b.raw qcow2:a.qcow2
+	right b.raw
+
+	# Snapshots keep what they have.
+	what="$options, with a snapshot"
+	qemu-img snapshot -c one a.qcow2
+	"${convert[@]}" -c -n raw:a.raw qcow2:a.qcow2
+	right a.raw
+	qemu-img snapshot -a one a.qcow2
+	right b.raw
+done
