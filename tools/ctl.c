@@ -27,7 +27,7 @@ static const struct verb_option common_options[] = {
 };
 
 static const struct verb *const verbs[] = {
-	&ctl_list, &ctl_stats, &ctl_attach, &ctl_detach, &ctl_pause, &ctl_unpause, &ctl_resize, &ctl_flush, &ctl_events, &ctl_metrics, &ctl_completion,
+	&ctl_list, &ctl_stats, &ctl_attach, &ctl_detach, &ctl_pause, &ctl_unpause, &ctl_resize, &ctl_flush, &ctl_events, &ctl_metrics, &ctl_completion, &ctl_doctor,
 	&ctl_set, &ctl_drivers, &ctl_log_level, &ctl_version, &ctl_shutdown, NULL,
 };
 
@@ -71,6 +71,11 @@ void ctl_print_line(json_t *value)
 	json_dumpf(value, stdout, JSON_COMPACT);
 	putchar('\n');
 	fflush(stdout);
+}
+
+const char *ctl_socket(void)
+{
+	return socket_path;
 }
 
 static void print_clean(const char *before, const char *text)

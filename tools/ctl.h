@@ -23,7 +23,7 @@ enum ctl_exit {
 
 extern const struct verb ctl_list, ctl_stats, ctl_attach, ctl_detach, ctl_pause, ctl_unpause, ctl_set,
 	ctl_resize, ctl_flush, ctl_events, ctl_metrics,
-	ctl_completion, ctl_drivers, ctl_log_level, ctl_version, ctl_shutdown;
+	ctl_completion, ctl_doctor, ctl_drivers, ctl_log_level, ctl_version, ctl_shutdown;
 
 /* What all of it is made of. */
 extern const struct program ctl_program;
@@ -38,6 +38,9 @@ extern bool ctl_json;
 enum ctl_exit ctl_ask(const char *method, json_t *params, json_t **result);
 /* The same for what may take long: on a terminal it shows what is waited for. */
 enum ctl_exit ctl_ask_slow(const char *method, json_t *params, const char *disk, json_t **result);
+
+/* The daemon's socket, by default or as the command line says. */
+const char *ctl_socket(void);
 
 /* Ask, and print the result with --json, or else fmt (none if NULL) with the disk's name. */
 enum ctl_exit ctl_do(const char *method, json_t *params, const char *disk, const char *done);

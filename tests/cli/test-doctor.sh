@@ -1,0 +1,96 @@
+#!/bin/bash
+# ringdisk doctor on a host made of files: fit, and then with one thing wrong at a time.
+. "${srcdir:-.}/functions.sh"
+. "$srcdir/cli/functions.sh"
+
+plugins=$(strings -a "$ringdisk" 2>/dev/null | grep -m 1 '/ringdisk$' || true)
+host=$tmp/host
+make_host()
+{
+	rm -rf "$host"
+	mkdir -p "$host"/{dev/xen,sys/hypervisor,proc/xen,proc/sys/fs,proc/sys/vm,run/xenstored,sys/module} \
+		"$host/$plugins" "$host/sys/module/xen_gntdev/parameters"
+	touch "$host"/dev/xen/{evtchn,gntdev,xenbus} "$host/run/xenstored/socket" "$host/$plugins/raw.so"
+	echo xen >"$host/sys/hypervisor/type"
+	echo control_d >"$host/proc/xen/capabilities"
+	echo 1024 >"$host/proc/sys/fs/aio-nr"
+	echo 65536 >"$host/proc/sys/fs/aio-max-nr"
+	echo 1048576 >"$host/proc/sys/fs/nr_open"
+	echo 65530 >"$host/proc/sys/vm/max_map_count"
+	echo 1048576 >"$host/sys/module/xen_gntdev/parameters/limit"
+	printf 'proc /proc proc rw 0 0\ntmpfs /run tmpfs rw,nosuid 0 0\n' >"$host/proc/mounts"
+}
+
+# doctor STATUS [TEXT [FIX]]
+doctor()
+{
+	ctl "$1" doctor --root "$host"
+	[ $# -lt 2 ] || says out "$2"
+	[ $# -lt 3 ] || says out "-> $3"
+}
+
+[ -n "$plugins" ] || fail "the plugin directory is not in the program"
+make_host
+doctor 0 "control domain"
+! grep -Eq 'PROBLEM|->' "$tmp/out" || fail "a problem on a host without: $(cat "$tmp/out")"
+ctl 0 doctor --root "$host" --json
+python3 -c 'import json, sys
+said = json.load(sys.stdin)
+assert said["problems"] == 0 and len(said["findings"]) >= 10
+assert all(f["state"] == "ok" and f["fix"] is None for f in said["findings"]), said' <"$tmp/out"
+
+rm "$host/dev/xen/gntdev"
+doctor 1 "/dev/xen/gntdev: No such file" "modprobe xen-gntdev"
+same "problems" "1 problem(s)" "$(tail -n 1 "$tmp/out")"
+rm "$host/dev/xen/evtchn"
+doctor 1 "/dev/xen/evtchn: No such file" "modprobe xen-evtchn"
+same "problems" "2 problem(s)" "$(tail -n 1 "$tmp/out")"
+
+make_host
+rm -r "$host/run/xenstored"
+doctor 0 "no socket of xenstored"
+rm "$host/dev/xen/xenbus"
+doctor 1 "no socket of xenstored" "systemctl start xenstored"
+
+make_host
+mkdir -p "$host"/sys/bus/xen-backend/devices/{vbd-5-51712,vbd-6-51712,vif-5-0}
+doctor 0 "xen-blkback serves 2 disk(s)" "write backendtype=qdisk"
+
+make_host
+mkdir "$host/sys/module/xen_blkback"
+doctor 0 "xen-blkback is there" "write backendtype=qdisk"
+
+make_host
+echo 65000 >"$host/proc/sys/fs/aio-nr"
+doctor 1 "65000 of 65536 events" "sysctl -w fs.aio-max-nr"
+
+make_host
+echo 1000 >"$host/proc/sys/vm/max_map_count"
+doctor 1 "max_map_count is 1000" "sysctl -w vm.max_map_count"
+
+make_host
+echo 1024 >"$host/sys/module/xen_gntdev/parameters/limit"
+doctor 1 "limit is 1024" "echo 1048576 >"
+
+make_host
+echo 'ext4 / ext4 rw 0 0' >"$host/proc/mounts"
+doctor 1 "/run is no tmpfs" "mount a tmpfs"
+
+make_host
+rm "$host/$plugins/raw.so"
+doctor 1 "no image drivers"
+
+make_host
+rm "$host/proc/xen/capabilities"
+doctor 1 "/proc/xen is not mounted" "modprobe xenfs"
+rm -r "$host/proc/xen" "$host/sys/hypervisor"
+doctor 1 "does not run on Xen" "boot into Xen"
+! grep -q gntdev.*No "$tmp/out" || fail "devices of Xen without Xen"
+
+# An empty tree has many problems, and none that crashes.
+ctl 1 doctor --root "$tmp/nothing"
+# This machine, whatever it is, gets a verdict; nobody answers on that socket.
+status=0
+"$ringdisk" doctor --socket "$tmp/nobody" >"$tmp/out" || status=$?
+same "status" 1 "$status"
+says out "-> systemctl start ringdisk"
