@@ -38,7 +38,7 @@ struct intent {
 	bool zeroes; /* it must read as zeroes; else it is a hint */
 	bool unmap;  /* host clusters may be given back */
 	bool vanish; /* it is not part of the disk (any more): no entry is left */
-	uint64_t limit; /* what is written as data ends here: parts reach past the disk's end with its last cluster */
+	uint64_t limit; /* where it really ends: its last part reaches past the disk's end with the disk's last cluster */
 };
 
 /* An L2 entry, and what becomes of it. */
@@ -55,6 +55,7 @@ struct part {
 	uint64_t write[ENTRIES_MAX / 64]; /* a bit for each cluster that has to be written */
 	unsigned changes;                 /* groups of entries */
 	bool own;                         /* the table may be changed */
+	bool trimmed;                     /* the disk does not end here any more: the rest is not done */
 	bool corrupt;
 	uint64_t bad; /* where */
 };
@@ -323,12 +324,31 @@ static int look(struct qcow2 *q, const struct intent *to, struct part *p, struct
 	return r;
 }
 
+static uint64_t disk_size(const struct qcow2 *q)
+{
+	return __atomic_load_n(&q->size, __ATOMIC_RELAXED);
+}
+
+/* With a claim, so that the size stays as it is. It may have grown since we took the last cluster for all ours. False:
+ * nothing of the part is left. */
+static bool trim(const struct qcow2 *q, const struct intent *to, struct part *p)
+{
+	if (p->end > to->limit && disk_size(q) > to->limit) {
+		p->end = MAX(p->start, align_down(to->limit, q->subcluster));
+		p->trimmed = true;
+	}
+	return p->start < p->end;
+}
+
 /* With a claim on all that the table maps. */
 static int change_with_new_table(struct qcow2 *q, const struct intent *to, struct part *p)
 {
 	struct meta_slice *slice;
-	int r = l2_make(q, p->start);
+	int r;
 
+	if (!trim(q, to, p))
+		return 0;
+	r = l2_make(q, p->start);
 	if (r < 0)
 		return r;
 	r = look(q, to, p, &slice);
@@ -353,7 +373,7 @@ static int change_part(struct qcow2 *q, const struct intent *to, struct part *p)
 	int r;
 
 	claims_take(&q->claims, &claim, cluster_of(q, p->start), align_up(p->end, q->cluster));
-	r = look(q, to, p, &slice);
+	r = trim(q, to, p) ? look(q, to, p, &slice) : 0;
 	if (r == 0 && p->changes && p->own)
 		r = apply(q, to, p, slice);
 	meta_unpin(q->meta, slice);
@@ -469,14 +489,16 @@ static int change_range(struct qcow2 *q, const struct intent *to, uint64_t start
 		r = change_part(q, to, &p);
 		if (r == 0 && to->zeroes)
 			r = write_rest(q, to, &p);
-		start = p.end;
+		if (r == 0 && to->zeroes && p.trimmed)
+			r = q_zero_edge(q, p.end, to->limit);
+		start = p.trimmed ? end : p.end;
 	}
 	return r;
 }
 
 int q_vanish(struct qcow2 *q, uint64_t start, uint64_t end)
 {
-	const struct intent gone = { .unmap = true, .vanish = true };
+	const struct intent gone = { .unmap = true, .vanish = true, .limit = end };
 
 	return change_range(q, &gone, start, end);
 }
@@ -501,12 +523,12 @@ static bool is_corrupt(struct qcow2 *q)
 /* The end of what can be changed by entries: the disk's last cluster may be changed whole. */
 static uint64_t whole_end(const struct qcow2 *q, uint64_t end)
 {
-	return end == q->size ? align_up(end, q->cluster) : align_down(end, q->subcluster);
+	return end == disk_size(q) ? align_up(end, q->cluster) : align_down(end, q->subcluster);
 }
 
 int q_discard(void *handle, uint64_t offset, uint64_t length)
 {
-	const struct intent hint = { .unmap = true };
+	const struct intent hint = { .unmap = true, .limit = offset + length };
 	struct qcow2 *q = handle;
 	uint64_t start = align_up(offset, q->subcluster), end = whole_end(q, offset + length);
 

@@ -23,6 +23,12 @@ done <<-END
 	5001k cluster_size=32k
 END
 
+# The disk grows meanwhile.
+for options in cluster_size=512 cluster_size=4k,compat=0.10 cluster_size=16k,extended_l2=on; do
+	make "$options" 4M
+	attack "growing, $options" -s $((seed++)) -n 4 -k 60 -r 2 -m wwwrrzdfg
+done
+
 # Over something: compressed clusters, a backing file, snapshots.
 make "" 16M
 "$random" -s $((seed++)) -n 2 -k 200 "qcow2:$tmp/a.qcow2" "$tmp/model"

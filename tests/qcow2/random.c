@@ -8,7 +8,7 @@
  * read and compared, and every N phases the image is closed and opened again.
  *
  * MIX has a letter for each operation, more often used when it is there more often: w write, r read, z write
- * zeroes, d discard, f flush. A thread writes to sectors that are its own, which lie between those of others at a
+ * zeroes, d discard, f flush, g grow the disk (its new end stays empty, and is not in MODEL). A thread writes to sectors that are its own, which lie between those of others at a
  * distance that changes with each phase: from less than a cluster to much more. With -o every second phase lets
  * all threads write everywhere: then a sector must hold what one of them has written last there.
  * -F CALL:ERRNO:NTH:COUNT lets system calls fail: CALL is write, read, sync, space (holes and zeroes) or size; NTH is
@@ -340,6 +340,20 @@ static void do_zero(struct worker *w, bool discard)
 		settle(w, first, count);
 }
 
+/* By up to 8 MiB: often enough that also the tables get longer. */
+static void do_grow(struct worker *w)
+{
+	static pthread_mutex_t one = PTHREAD_MUTEX_INITIALIZER;
+	static uint64_t size;
+
+	pthread_mutex_lock(&one);
+	if (!size)
+		size = g.sectors * SECTOR;
+	size += (1 + below(w, 2048)) * 4096;
+	has_failed(img_resize(g.image, size), "growing", size / SECTOR, 0);
+	pthread_mutex_unlock(&one);
+}
+
 static bool is_own(const struct worker *w, uint64_t sector)
 {
 	return !g.everywhere && (g.threads == 1 || sector / g.chunk % g.threads == w->id);
@@ -376,6 +390,9 @@ static void *work(void *arg)
 			break;
 		case 'd':
 			do_zero(w, true);
+			break;
+		case 'g':
+			do_grow(w);
 			break;
 		case 'f':
 			has_failed(img_flush(g.image), "flush", 0, 0);
