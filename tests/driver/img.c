@@ -12,6 +12,8 @@
  *		save FILE                  the whole disk, read in two ways that must agree
  *		scan                       read 64 KiB after 64 KiB (of large disks the ends): how many
  *		                           could be read, and how many failed with EIO
+ *		abuse                      write, zero, discard and flush all over it, whatever that
+ *		                           answers
  *		race THREADS READS FILE    so many threads read at random, and must find what FILE has
  *		calls OFFSET LENGTH        how many system calls reading takes: mapped, and by the driver
  *		check no|leaks|errors      what the driver finds, and the numbers; repairs by the word
@@ -215,6 +217,28 @@ static int do_scan(struct image *image)
 	return 0;
 }
 
+static int do_abuse(struct image *image)
+{
+	uint64_t size = img_info(image)->size, last = size ? size - 512 : 0;
+	const uint64_t at[] = { 0, PIECE, 1u << 20, (2u << 20) + 512, 3u << 20, last };
+
+	for (unsigned round = 0; round < 2; round++)
+		for (unsigned i = 0; i < sizeof(at) / sizeof(at[0]); i++) {
+			uint64_t length = at[i] >= size              ? 0
+					  : size - at[i] < 2 * PIECE ? size - at[i]
+								     : 2 * PIECE;
+
+			if (!length)
+				continue;
+			do_write(image, at[i], length < 4096 ? length : 4096, 0x55);
+			img_discard(image, at[i], length);
+			img_write_zeroes(image, at[i], length, RD_ZERO_MAY_UNMAP);
+			do_write(image, at[i], length, 0x66);
+			img_flush(image);
+		}
+	return 0;
+}
+
 struct race {
 	struct image *image;
 	const unsigned char *expected;
@@ -372,9 +396,8 @@ static int run(struct image *image, char ***arg)
 {
 	char **a = *arg;
 	const char *name = a[0][0] == '-' ? a[0] + 1 : a[0];
-	static const char *const one[] = {
-		"info", "flush", "refresh", "hold", "scan", "failflush"
-	};
+	static const char *const one[] = { "info", "flush",     "refresh", "hold",
+					   "scan", "failflush", "abuse" };
 	int words = 3, r;
 
 	for (size_t i = 0; i < sizeof(one) / sizeof(one[0]); i++)
@@ -408,6 +431,8 @@ static int run(struct image *image, char ***arg)
 		return do_map(image, a[1][0] == 'w', number(a[2]), number(a[3]));
 	if (!strcmp(name, "failflush"))
 		return do_failflush();
+	if (!strcmp(name, "abuse"))
+		return do_abuse(image);
 	if (!strcmp(name, "scan"))
 		return do_scan(image);
 	if (!strcmp(name, "save"))

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Hostile qcow2 images, each with its expected outcome: refused with a reason, or open with an I/O error where it is
-# touched. Never a crash, more than 5 seconds, more memory than such an image needs, or a change of the file by
-# reading it. driver/qcow2-corpus makes them.
+# touched. Never a crash, more than 5 seconds, more memory than such an image needs, a change of the file by
+# reading it, or one outside of where data goes by writing. driver/qcow2-corpus makes them.
 . "${srcdir:-.}/functions.sh"
 . "$srcdir/driver/functions.sh"
 require qemu-img --version
@@ -18,18 +18,20 @@ truncate -s 1M corpus/other.raw
 limit=5
 [ -z "${SANITIZE:-}" ] || limit=30
 
-# look NAME: status and output of reading all of it.
+# look PARAMS COMMAND: status and output.
 look()
 (
-	# A sanitizer's own memory does not fit in any limit.
-	[ -n "${SANITIZE:-}" ] || ulimit -v 200000
+	# A sanitizer's own memory does not fit in any limit. A file that gets larger was written to far outside.
+	[ -n "${SANITIZE:-}" ] || ulimit -v 300000
+	ulimit -f 100000
 	status=0
-	timeout "$limit" "$img" -r "qcow2:corpus/$1.qcow2" scan >out 2>&1 || status=$?
-	[ "$status" -le 1 ] || fail "$1: status $status: $(cat out)"
+	timeout "$limit" "$img" "$@" >out 2>&1 || status=$?
+	[ "$status" -le 1 ] || fail "$*: status $status: $(cat out)"
 	exit "$status"
 )
 
 bad=0
+refused_writing=0
 wrong()
 {
 	echo "$name: expected $expected, but: $(cat out)" >&2
@@ -39,7 +41,7 @@ wrong()
 while IFS='|' read -r name expected; do
 	sum=$(cksum "corpus/$name.qcow2")
 	status=0
-	look "$name" || status=$?
+	look -r "qcow2:corpus/$name.qcow2" scan || status=$?
 	case $expected in
 	refused*)
 		[ "$status" = 1 ] && grep -qF -- "${expected#refused }" out || wrong
@@ -53,5 +55,15 @@ while IFS='|' read -r name expected; do
 		;;
 	esac
 	[ "$sum" = "$(cksum "corpus/$name.qcow2")" ] || fail "$name: changed by reading it"
+
+	# Written to: it may refuse that, or any part of it. Its header stays, and what reads it still does.
+	cp --sparse=always "corpus/$name.qcow2" corpus/copy.qcow2
+	status=0
+	look "qcow2:corpus/copy.qcow2" abuse || status=$?
+	same "first bytes of $name" "$(head -c 8 "corpus/$name.qcow2" | od -An -tx1)" \
+		"$(head -c 8 corpus/copy.qcow2 | od -An -tx1)"
+	[ "$status" = 0 ] || [[ $expected != reads* ]] || [ ! -s out ] || refused_writing=$((refused_writing + 1))
+	look -r "qcow2:corpus/copy.qcow2" scan || true
 done <list
+[ "$refused_writing" -lt 20 ] || fail "$refused_writing images that can be read cannot be opened for writing"
 [ "$bad" = 0 ] || fail "$bad of the images"
