@@ -20,7 +20,7 @@
 extern const char *tool_driver_dir, *tool_redo_dir;
 const char *tool_driver_dir = PLUGINDIR, *tool_redo_dir;
 
-static int load_drivers(void)
+int tool_load_drivers(void)
 {
 	static bool loaded;
 
@@ -130,7 +130,7 @@ int source_parse(struct source *source, const char *string)
 	int status;
 
 	*source = (struct source){.string = string};
-	status = load_drivers();
+	status = tool_load_drivers();
 	if (status)
 		return status;
 	if (!names_driver(string) && !access(string, F_OK))

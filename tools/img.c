@@ -39,10 +39,10 @@ static const struct verb_option common_options[] = {
 
 static const struct verb *const verbs[] = {
 	&verb_create, &verb_info,     &verb_check, &verb_map,    &verb_resize, &verb_snapshot, &verb_convert,
-	&verb_compare, &verb_read, &verb_write, &verb_commit, &verb_rebase, NULL,
+	&verb_compare, &verb_read, &verb_write, &verb_commit, &verb_rebase, &verb_completion, NULL,
 };
 
-static const struct program program = {
+const struct program tool_program = {
 	.name = "ringdisk-img",
 	.help = "Make, look at, check, copy and change disk images that no guest uses.",
 	.notes = "IMAGE is a params string, FORMAT[,OPTION=VALUE...]:PATH, as raw:/srv/a.img or qcow2:/srv/b.\n"
@@ -165,7 +165,7 @@ int main(int argc, char **argv)
 	log_set_thread_name("");
 	log_set_level_all(LOG_LVL_INFO);
 	catch_signals();
-	status = verbs_main(&program, argc, argv);
+	status = verbs_main(&tool_program, argc, argv);
 	progress_end();
 	if (status && to_remove)
 		unlink(to_remove);

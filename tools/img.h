@@ -20,7 +20,8 @@ enum tool_exit {
 	EXIT_USAGE = VERBS_USAGE,
 };
 
-extern const struct verb verb_check, verb_commit, verb_compare, verb_convert, verb_create, verb_info, verb_map,
+extern const struct program tool_program;
+extern const struct verb verb_check, verb_commit, verb_compare, verb_completion, verb_convert, verb_create, verb_info, verb_map,
 	verb_read, verb_rebase, verb_resize, verb_snapshot, verb_write;
 
 /* ---- img.c ---------------------------------------------------------------------------------------- */
@@ -50,6 +51,8 @@ struct source {
 	struct image *image;
 };
 
+/* Once; 0 or an exit status. */
+int tool_load_drivers(void);
 /* Take a params string apart. 0, or an exit status, and the reason has been printed. */
 int source_parse(struct source *source, const char *string);
 /* Open what was parsed. */

@@ -91,6 +91,29 @@ img 1 resize --shrink "raw:$tmp/a" -- -4M
 img 2 resize "raw:$tmp/a" large
 img 1 resize "null:1G" 2G
 
+# --- what a tab brings
+
+PATH=$(dirname "$rimg"):$PATH
+"$rimg" completion bash >"$tmp/bash"
+# shellcheck disable=SC1091
+. "$tmp/bash"
+# tab WORD...: what the last word may become.
+tab()
+{
+	COMP_WORDS=(ringdisk-img "$@")
+	COMP_CWORD=$#
+	COMPREPLY=()
+	_ringdisk_img || true
+	printf '%s ' "${COMPREPLY[@]}"
+}
+same "verbs" "commit compare completion convert" "$(tab co | tr ' ' '\n' | grep . | LC_ALL=C sort | tr '\n' ' ' |
+	sed 's/ $//')"
+same "an option" "--shrink " "$(tab resize --sh)"
+same "what snapshot does" "apply " "$(tab snapshot a)"
+same "a path" "$tmp/bytes " "$(tab info raw : "$tmp/byt")"
+img 0 completion formats
+says out "raw:"
+
 # --- what a format cannot
 
 img 63 check "raw:$tmp/a"
