@@ -261,8 +261,12 @@ static int check_state(struct qcow2 *q)
 			     "ringdisk-img check",
 			     q->path);
 	}
-	if (q->h.incompatible & INCOMPAT_DIRTY && q->writable && !q->corrupt)
-		return q_repair_dirty(q);
+	if (q->h.incompatible & INCOMPAT_DIRTY && q->writable && !q->corrupt) {
+		int r = q_repair_dirty(q);
+
+		/* New refcounts may have made the file longer. */
+		return r ? r : find_file_end(q);
+	}
 	return 0;
 }
 

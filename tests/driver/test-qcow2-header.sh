@@ -153,6 +153,23 @@ grep -q "could not be closed cleanly" out || fail "a failed close is not told: $
 same "autoclear bits after a failed flush" "$ours" "$(u64 a.qcow2 "$autoclear")"
 qemu-img check -f qcow2 a.qcow2 >/dev/null || [ $? = 3 ] || fail "more than leaks after a failed flush"
 
+# --- dirty: reading works, and opening for writing repairs the refcounts first
+
+rm -f a.qcow2
+qemu-img create -q -f qcow2 -o lazy_refcounts=on a.qcow2 8M
+(
+	ulimit -c 0
+	qemu-io -c 'write -P 3 0 64k' -c abort a.qcow2
+) >/dev/null 2>&1 || true
+same "dirty bit" 0000000000000001 "$(u64 a.qcow2 72)"
+"$img" -r qcow2:a.qcow2 read 0 65536 3
+same "dirty bit after reading" 0000000000000001 "$(u64 a.qcow2 72)"
+"$img" qcow2:a.qcow2 read 0 65536 3 write 65536 65536 4 flush read 0 65536 3 >out 2>&1 ||
+	fail "a dirty image: $(cat out)"
+grep -q "was not closed" out || fail "the repair is not told: $(cat out)"
+qemu-img check -q -f qcow2 a.qcow2
+same "dirty bit after writing" "$none" "$(u64 a.qcow2 72)"
+
 # --- corrupt: reading works, writing does not, and not one byte changes
 
 rm -f a.qcow2
