@@ -835,7 +835,7 @@ static int write_run(struct meta *m, const struct copy *first, size_t n)
 /* Everything of the copy, in its order, with a flush before each order and at the end. */
 static int write_copies(struct meta *m, struct copies *copies)
 {
-	const struct copy *at = copies->v, *end = copies->v + copies->count;
+	const struct copy *at = copies->v, *end = copies->count ? copies->v + copies->count : at;
 	int rc = m->c.host->file_flush(m->c.file);
 
 	if (copies->count)

@@ -4,12 +4,12 @@
  * Free places are those between blocks (found at open, or freed since), and new ones behind the last block. A
  * place is offset and length of a whole block, bitmap included; data begin at a multiple of 4096 where we choose.
  *
- * The end of the file is its footer. Before blocks go behind the old one, a new one is written further on, for
- * several blocks at once; the copy at 0 stays what it is. On a block device the footer stays at the device's end, and
- * limits what there is. What lies between the last block and the footer of an image that we have just opened may be
- * anything, and is zeroed before its use; what we have made the file longer by reads as zeroes.
+ * The end of the file is its footer. Before blocks go behind the old one, a new one is written further on and made
+ * durable, for several blocks at once; the copy at 0 stays what it is. On a block device the footer stays at the
+ * device's end, and limits what there is. What lies between the last block and the footer of an image that we have
+ * just opened may be anything, and is zeroed before its use; what we have made the file longer by reads as zeroes.
  *
- * Threads: workers. The mutex is held over the write of a footer; all that wait for it want a place as well.
+ * Threads: workers. The mutex is held over the write and flush of a footer; all that wait for it want a place as well.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -18,8 +18,9 @@
 #include "vhd.h"
 
 #define ALIGN       4096u
-#define GROW_BYTES  (16u << 20) /* the file becomes longer by so much at once */
-#define GROW_BLOCKS 1024u
+#define GROW_MIN    (16ull << 20) /* the file becomes longer by so much at once, */
+#define GROW_MAX    (256ull << 20)
+#define GROW_BLOCKS 1024u         /* or so many blocks */
 #define GAPS_MAX    65536u      /* free places that are looked for at open */
 #define OFFSET_MAX  (((uint64_t)BAT_BAD - 1) * SECTOR) /* of a block, so that its entry can say it */
 
@@ -131,22 +132,23 @@ void alloc_free(struct vhd *v)
 
 /* ---- growing ------------------------------------------------------------------------------------------- */
 
-/* The footer moves, so that this many more blocks have room before it. */
+/*
+ * The footer moves, so that some more blocks have room before it. The new one is durable before anything is written
+ * over the old one or behind it: at any moment the file ends with a footer.
+ */
 static int grow(struct vhd *v, uint64_t at)
 {
 	struct alloc *a = v->alloc;
-	uint64_t blocks = MAX(MIN(GROW_BYTES / v->block, GROW_BLOCKS), 1u);
-	uint64_t end = at + block_bytes(v) + (blocks - 1) * align_up(block_bytes(v), ALIGN);
+	uint64_t step = MIN(MAX(at / 4, GROW_MIN), GROW_MAX);
+	uint64_t more = MAX(MIN(step / v->block, GROW_BLOCKS), 1u) - 1;
+	uint64_t end = MAX(at + block_bytes(v) + more * align_up(block_bytes(v), ALIGN), a->footer);
 	int r;
 
 	if (v->block_device || at > OFFSET_MAX)
 		return -ENOSPC;
-	end = MAX(end, a->footer);
 	footer_encode(&v->footer);
 	r = footer_write_at(v, &v->footer, end);
-	/* Blocks overwrite the old one only when power loss finds the new one. */
-	if (!r)
-		r = v->host->file_flush(v->file);
+	r = r ? r : v->host->file_flush(v->file);
 	if (!r) {
 		a->footer = end;
 		v->end_valid = true;
