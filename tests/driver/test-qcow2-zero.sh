@@ -169,3 +169,19 @@ for version in v2 v3 extended; do
 		detecting $backing
 	done
 done
+
+# An entry that says that the L1 table is guest data: nothing of it is freed, and nothing written any more.
+create=(-o "compat=1.1,cluster_size=64k") what="metadata as data"
+fresh 1M 0 "${create[@]}"
+disk_io "write -P 1 0 128k"
+cp "$disk" "$tmp/good.qcow2"
+for command in "discard 0 65536" "zero 0 65536"; do
+	cp "$tmp/good.qcow2" "$disk"
+	printf '\x80\0\0\0\0\x03\0\0' | dd of="$disk" bs=1 seek=$((0x40000)) conv=notrunc status=none
+	# shellcheck disable=SC2086 # words
+	"$img" "qcow2:$disk" -$command -write 524288 4096 1 >"$tmp/refused" 2>&1 || fail "$what: $(cat "$tmp/refused")"
+	[ "$(grep -c "Input/output error" "$tmp/refused")" = 2 ] ||
+		fail "$what: $command: $(cat "$tmp/refused")"
+	cmp -n $((0x10000)) -i $((0x30000)) "$disk" "$tmp/good.qcow2" || fail "$what: $command: L1 has changed"
+	qemu-img info "$disk" | grep -q "corrupt: true" || fail "$what: $command: it is not marked"
+done
