@@ -8,6 +8,9 @@
  *	--all=N           up to N pending writes are lost in all combinations, above that in samples (5)
  *	--external=N      of the states one in N is judged by the external program, too (0: none)
  *	--drop-flush=N    a seeded bug: the Nth flush of each history is answered and not done; 0: none is
+ *	--kill=N          and N histories in a process of its own that is killed somewhere: what it had done
+ *	                  must be there, by the redo log
+ *	--no-redo         a seeded bug: there is no redo log
  *	--seed=N          of all chances
  *	--options=TEXT    more for the params string, ",key=value"
  *	--create=TEXT --judge=TEXT --block=BYTES --size=BYTES
@@ -24,12 +27,15 @@
  */
 #include "crash.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -58,10 +64,10 @@ struct moment {
 
 static struct {
 	struct format format;
-	unsigned depth, part, random, length, all, external;
+	unsigned depth, part, random, length, all, external, kill;
 	int drop_flush;
 	uint64_t seed;
-	bool fill, made;
+	bool fill, made, no_redo;
 	const char *keep;
 } conf = {
 	.format = { .options = "", .block = 4096, .size = 64 * KiB },
@@ -74,7 +80,7 @@ static struct {
 };
 
 struct run {
-	char live[512], state[512], source[520];
+	char live[512], state[512], source[520], redo[512];
 	struct state start; /* what each history begins with */
 	struct model model;
 	struct image *image;
@@ -85,7 +91,7 @@ struct run {
 	unsigned count;
 	const struct model *legal; /* of the states that are being built */
 	bool failed;
-	uint64_t histories, points;
+	uint64_t histories, points, kills, logs;
 };
 
 void die(const char *fmt, ...)
@@ -434,7 +440,7 @@ static void random_op(const struct op *letters, unsigned n, uint64_t *sectors, u
 	op_set(op, op->kind, at, count);
 }
 
-static void random_history(struct run *run, const struct op *letters, unsigned n)
+static struct op *random_ops(const struct op *letters, unsigned n)
 {
 	uint64_t sectors = conf.format.size / SECTOR;
 	struct op *ops = xalloc(conf.length * sizeof(*ops));
@@ -453,8 +459,136 @@ static void random_history(struct run *run, const struct op *letters, unsigned n
 			since_flush = 0;
 		}
 	}
+	return ops;
+}
+
+static void random_history(struct run *run, const struct op *letters, unsigned n)
+{
+	struct op *ops = random_ops(letters, n);
+
 	run_history(run, ops, conf.length, 0);
 	free(ops);
+}
+
+/* ---- the death of the process -------------------------------------------------------------------- */
+
+/* What the child has begun and what it has done, in memory that both see. */
+struct progress {
+	_Atomic unsigned begun, done;
+};
+
+__attribute__((noreturn)) static void child(struct run *run, const struct op *ops,
+					    struct progress *progress)
+{
+	char err[1024];
+
+	if (conf.no_redo)
+		redo_look_in(run->redo);
+	run->image = judge_open(&conf.format, run->live, RD_OPEN_WRITE, err, sizeof(err));
+	if (!run->image)
+		_exit(3);
+	for (unsigned i = 0; i < conf.length; i++) {
+		int r;
+
+		progress->begun = i + 1;
+		r = perform(run, &ops[i], (uint16_t)(FIRST_VALUE + i));
+		if (r && !(ops[i].kind == OP_DISCARD && r == -EOPNOTSUPP))
+			_exit(4);
+		if (ops[i].kind == OP_GROW)
+			run->model.sectors += ops[i].count;
+		progress->done = i + 1;
+	}
+	for (;;)
+		pause();
+}
+
+/* Killed when it has done so many, and a moment later. */
+static void kill_child(pid_t pid, struct progress *progress, unsigned after_ops)
+{
+	int status;
+
+	while (progress->done < after_ops) {
+		if (waitpid(pid, &status, WNOHANG) == pid)
+			die("the child ended with status %#x", (unsigned)status);
+		usleep(20);
+	}
+	usleep((useconds_t)(next_random(&conf.seed) % 300));
+	kill(pid, SIGKILL);
+	if (waitpid(pid, &status, 0) != pid || !WIFSIGNALED(status))
+		die("the child ended with status %#x", (unsigned)status);
+}
+
+static unsigned count_logs(const char *path)
+{
+	DIR *dir = opendir(path);
+	unsigned n = 0;
+
+	while (dir && readdir(dir))
+		n++;
+	if (dir)
+		closedir(dir);
+	return n > 2 ? n - 2 : 0;
+}
+
+/* All that was done is there, as if it was flushed; what was begun may be. */
+static void model_killed(struct run *run, const struct op *ops, const struct progress *progress)
+{
+	for (unsigned i = 0; i < progress->begun; i++) {
+		uint16_t value = (uint16_t)(FIRST_VALUE + i);
+
+		before(run, &ops[i], value);
+		if (i >= progress->done)
+			continue;
+		if (ops[i].kind != OP_DISCARD)
+			after(run, &ops[i], value);
+		model_flushed(&run->model);
+	}
+}
+
+static void kill_history(struct run *run, const struct op *letters, unsigned n,
+			 struct progress *progress)
+{
+	struct op *ops = random_ops(letters, n);
+	pid_t pid;
+
+	*progress = (struct progress){ 0 };
+	start_model(run);
+	state_store(&run->start, run->live);
+	fflush(NULL);
+	pid = fork();
+	if (!pid)
+		child(run, ops, progress);
+	if (pid < 0)
+		die("fork: %s", strerror(errno));
+	kill_child(pid, progress, (unsigned)(next_random(&conf.seed) % conf.length));
+	run->logs += count_logs(run->redo);
+	run->kills++;
+	model_killed(run, ops, progress);
+	if (!judge_file(&run->judge, run->live, &run->model)) {
+		run->failed = true;
+		printf("%s\n  killed after:\n", run->judge.why);
+		for (unsigned i = 0; i < progress->begun; i++)
+			printf("  %s%s\n", ops[i].text,
+			       i < progress->done ? "" : " (not finished)");
+	}
+	model_free(&run->model);
+	free(ops);
+}
+
+static void all_kills(struct run *run, const struct op *letters, unsigned n)
+{
+	struct progress *progress = mmap(NULL, sizeof(*progress), PROT_READ | PROT_WRITE,
+					 MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+	if (progress == MAP_FAILED || redo_set_dir(run->redo))
+		die("no redo log");
+	for (unsigned i = 0; i < conf.kill && !run->failed; i++)
+		kill_history(run, letters, n, progress);
+	redo_look_in(run->redo);
+	munmap(progress, sizeof(*progress));
+	printf("%s%s: killed %llu times, %llu redo logs left: %s\n", conf.format.name,
+	       conf.format.options, (unsigned long long)run->kills, (unsigned long long)run->logs,
+	       run->failed ? "FAILED" : "good");
 }
 
 /* ---- the whole ----------------------------------------------------------------------------------- */
@@ -525,13 +659,17 @@ static void run_all(struct run *run)
 	all_short(run, letters, n);
 	for (unsigned i = 0; i < conf.random && !run->failed; i++)
 		random_history(run, letters, n);
-	printf("%s%s: %llu histories, %llu points, %llu states (%llu with leaks), of %llu built; "
-	       "%llu judged "
-	       "by another program: %s\n",
-	       conf.format.name, conf.format.options, (unsigned long long)run->histories,
-	       (unsigned long long)run->points, (unsigned long long)run->judge.seen,
-	       (unsigned long long)run->judge.leaks, (unsigned long long)run->judge.states,
-	       (unsigned long long)run->judge.externals, run->failed ? "FAILED" : "good");
+	if (conf.kill && !run->failed)
+		all_kills(run, letters, n);
+	if (run->histories)
+		printf("%s%s: %llu histories, %llu points, %llu states (%llu with leaks), of %llu "
+		       "built; "
+		       "%llu judged "
+		       "by another program: %s\n",
+		       conf.format.name, conf.format.options, (unsigned long long)run->histories,
+		       (unsigned long long)run->points, (unsigned long long)run->judge.seen,
+		       (unsigned long long)run->judge.leaks, (unsigned long long)run->judge.states,
+		       (unsigned long long)run->judge.externals, run->failed ? "FAILED" : "good");
 	state_free(&run->start);
 	free(run->judge.table);
 }
@@ -562,6 +700,8 @@ enum {
 	SIZE,
 	FILL,
 	MADE,
+	KILL,
+	NO_REDO,
 	KEEP
 };
 
@@ -610,6 +750,12 @@ static void set_option(int option, const char *value)
 	case FILL:
 		conf.fill = true;
 		break;
+	case KILL:
+		conf.kill = (unsigned)number(value);
+		break;
+	case NO_REDO:
+		conf.no_redo = true;
+		break;
 	case MADE:
 		conf.fill = conf.made = true;
 		break;
@@ -639,6 +785,8 @@ static void parse(int argc, char **argv)
 		{ "size", 1, NULL, SIZE },
 		{ "fill", 0, NULL, FILL },
 		{ "made", 0, NULL, MADE },
+		{ "kill", 1, NULL, KILL },
+		{ "no-redo", 0, NULL, NO_REDO },
 		{ "keep", 1, NULL, KEEP },
 		{ NULL, 0, NULL, 0 },
 	};
@@ -666,9 +814,14 @@ static char dir[64] = "/dev/shm/ringdisk-crash.XXXXXX";
 
 static void clean_up(void)
 {
+	char command[600];
+
 	unlink(run.live);
 	unlink(run.state);
 	unlink(run.source);
+	snprintf(command, sizeof(command), "rm -rf '%s'", run.redo);
+	if (system(command))
+		fprintf(stderr, "crash: %s stays\n", run.redo);
 	rmdir(dir);
 }
 
@@ -688,6 +841,7 @@ int main(int argc, char **argv)
 	}
 	snprintf(run.live, sizeof(run.live), "%s/live", dir);
 	snprintf(run.state, sizeof(run.state), "%s/state", dir);
+	snprintf(run.redo, sizeof(run.redo), "%s/redo", dir);
 	atexit(clean_up);
 	/* After power loss there is no redo log, and none of this machine is ours. */
 	redo_look_in(dir);

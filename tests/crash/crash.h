@@ -134,6 +134,8 @@ struct judge {
 
 struct image *judge_open(const struct format *format, const char *path, uint32_t flags, char *err,
 			 size_t errlen);
+/* The file at path as it is, opened for writing; true: good. */
+bool judge_file(struct judge *judge, const char *path, const struct model *model);
 /* True: good, or seen before. */
 bool judge_state(struct judge *judge, const struct state *state, const struct model *model);
 

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # For tests of power loss: source it after ../functions.sh.
 # What that one gives, and what this one gives to the tests:
-# shellcheck disable=SC2154,SC2034
+# shellcheck disable=SC2154,SC2034,SC2016
 
 export RD_DRIVERS=$drivers
 crash=$top_builddir/tests/crash/crash

@@ -151,12 +151,12 @@ static bool judge_external(struct judge *judge)
 }
 
 /* Once as it is, and once more after our own open and close have changed it. */
-static bool judge_opened(struct judge *judge, const struct model *model)
+bool judge_file(struct judge *judge, const char *path, const struct model *model)
 {
 	for (int round = 0; round < 2; round++) {
 		char err[400];
 		struct image *image =
-			judge_open(judge->format, judge->path, RD_OPEN_WRITE, err, sizeof(err));
+			judge_open(judge->format, path, RD_OPEN_WRITE, err, sizeof(err));
 		bool good;
 		int r;
 
@@ -183,7 +183,7 @@ bool judge_state(struct judge *judge, const struct state *state, const struct mo
 	if (!remember(judge, state_hash(state) ^ model_hash(model)))
 		return true;
 	state_store(state, judge->path);
-	good = judge_external(judge) && judge_opened(judge, model);
+	good = judge_external(judge) && judge_file(judge, judge->path, model);
 	judge->failures += !good;
 	return good;
 }

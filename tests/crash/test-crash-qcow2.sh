@@ -3,6 +3,8 @@
 # qemu-img's for some states), and each sector what was flushed or anything newer.
 . "${srcdir:-.}/functions.sh"
 . "$srcdir/crash/functions.sh"
+# The commands in quotes are for crash, args comes from functions.sh.
+# shellcheck disable=SC2016,SC2154
 
 command -v qemu-img >/dev/null || skip "no qemu-img"
 

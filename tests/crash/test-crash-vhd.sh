@@ -2,6 +2,8 @@
 # Power loss at every moment with dynamic VHD images.
 . "${srcdir:-.}/functions.sh"
 . "$srcdir/crash/functions.sh"
+# The commands in quotes are for crash, args comes from functions.sh.
+# shellcheck disable=SC2016,SC2154
 
 command -v qemu-img >/dev/null || skip "no qemu-img"
 chances=1 part=100 depth=1

@@ -1,0 +1,26 @@
+#!/bin/bash
+# SIGKILL at any moment: what had been acknowledged is there when the image is opened again, by the redo
+# log. Without the log it is not, and the test finds that.
+. "${srcdir:-.}/functions.sh"
+. "$srcdir/crash/functions.sh"
+# The commands in quotes are for crash, args comes from functions.sh.
+# shellcheck disable=SC2016,SC2154
+
+command -v qemu-img >/dev/null || skip "no qemu-img"
+rounds=20
+[ -z "$long" ] || rounds=500
+
+for options in "" compat=0.10; do
+	qcow2 1024 $options
+	judged --depth=0 --kill=$rounds "${args[@]}"
+	judged --depth=0 --kill=$rounds --fill --seed=2 "${args[@]}"
+done
+found --depth=0 --kill=$rounds --no-redo "${args[@]}"
+qcow2_compressed 1024
+judged --depth=0 --kill=$rounds "${args[@]}"
+qcow2_overlay 1024
+judged --depth=0 --kill=$rounds "${args[@]}"
+
+vhd=(--block=2097152 --size=8388608 --create='qemu-img create -q -f vpc -o force_size=on "$1" $2' vhd)
+judged --depth=0 --kill=$((rounds / 4)) --length=20 "${vhd[@]}"
+found --depth=0 --kill=$rounds --length=20 --no-redo "${vhd[@]}"
