@@ -282,16 +282,28 @@ static int check_tables(struct parse *p)
 
 /* ---- extensions ---------------------------------------------------------------------------------------- */
 
+/* Memory for len bytes and a zero: it doubles, so that many small extensions are not copied over and over. */
+static size_t room_for(size_t len)
+{
+	size_t room = 64;
+
+	while (room < len + 1)
+		room *= 2;
+	return room;
+}
+
 static int copy_block(uint8_t **to, size_t *to_len, const uint8_t *from, size_t len)
 {
-	uint8_t *copy = realloc(*to, *to_len + len + 1);
+	if (!*to || room_for(*to_len) != room_for(*to_len + len)) {
+		uint8_t *copy = realloc(*to, room_for(*to_len + len));
 
-	if (!copy)
-		return -ENOMEM;
-	memcpy(copy + *to_len, from, len);
-	*to = copy;
+		if (!copy)
+			return -ENOMEM;
+		*to = copy;
+	}
+	memcpy(*to + *to_len, from, len);
 	*to_len += len;
-	copy[*to_len] = '\0';
+	(*to)[*to_len] = '\0';
 	return 0;
 }
 
