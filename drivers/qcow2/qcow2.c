@@ -299,7 +299,10 @@ static int open_redo(struct qcow2 *q, struct rd_redo **redo)
 	/* An image in whose header there is no room for a generation does without one, as version 2 does. */
 	if (r == -E2BIG)
 		r = begin_writing(q, false);
-	if (!r && HAS(q->host, redo_create))
+	if (r)
+		q->host->log(q->host, RD_LOG_ERR, "%s: the header could not be written: %s", q->path,
+			     r == -E2BIG ? "it does not fit in its cluster" : strerror(-r));
+	else if (HAS(q->host, redo_create))
 		r = q->host->redo_create(q->host, q->file, generation_of(q), REDO_ROOM, redo);
 	return r == -EOPNOTSUPP ? 0 : r;
 }
