@@ -10,7 +10,7 @@
  *
  * Repair (errors) writes footers and the batmap anew, makes the file as long as its last block, and gives up the
  * entries that are impossible: of blocks that overlap, all but the first in the file's order of entries. Repair
- * (leaks) gives back the room of places that no entry points to.
+ * (leaks) gives back the room of places that no entry points to and that hold something.
  *
  * What can go wrong: reading; what could not be read is counted as unchecked.
  *
@@ -250,28 +250,60 @@ static int check_bat(struct job *j)
 	return 0;
 }
 
-/* Places for whole blocks between those that are used. */
+/* 1: the range of the file holds something, 0: zeroes, or holes. */
+static int holds_data(struct job *j, uint64_t offset, uint64_t length, uint8_t *buf, size_t room)
+{
+	while (length) {
+		size_t part = (size_t)MIN(length, room);
+
+		if (file_read(j->v, buf, part, offset)) {
+			j->result->unchecked++;
+			return 0;
+		}
+		if (!zeroes(buf, part))
+			return 1;
+		offset += part;
+		length -= part;
+	}
+	return 0;
+}
+
+/* Between two blocks: room that is taken by nothing. Places that are holes are free, and will be used again. */
+static void check_gap(struct job *j, uint64_t start, uint64_t end, uint8_t *buf, size_t room)
+{
+	uint64_t need = block_bytes(j->v), leaks = 0;
+
+	for (uint64_t at = start; end - at >= need; at += need)
+		leaks += (uint64_t)holds_data(j, at, need, buf, room);
+	j->result->leaks += leaks;
+	if (leaks && j->repair_leaks && !j->v->host->file_punch(j->v->file, start, end - start))
+		j->result->leaks_fixed += leaks;
+}
+
+/* While entries are in doubt, what lies between blocks may be somebody's. */
 static int count_leaks(struct job *j)
 {
+	const size_t room = 256u << 10;
 	struct vhd *v = j->v;
-	uint64_t end = header_end(v), need = block_bytes(v);
+	uint64_t end = header_end(v);
 	uint32_t *sorted, count;
+	uint8_t *buf;
 	int r = bat_sorted(v, &sorted, &count);
 
-	for (uint32_t i = 0; !r && i < count; i++) {
-		uint64_t at = (uint64_t)sorted[i] * SECTOR;
-
-		if (at > end && at - end >= need) {
-			j->result->leaks += (at - end) / need;
-			if (j->repair_leaks && !v->host->file_punch(v->file, end, at - end))
-				j->result->leaks_fixed += (at - end) / need;
-		}
-		end = MAX(end, at + need);
-	}
 	if (r)
 		return r;
+	buf = malloc(room);
+	for (uint32_t i = 0; buf && i < count; i++) {
+		uint64_t at = (uint64_t)sorted[i] * SECTOR;
+
+		if (at > end)
+			check_gap(j, end, at, buf, room);
+		end = MAX(end, at + block_bytes(v));
+	}
+	r = buf ? 0 : -ENOMEM;
+	free(buf);
 	free(sorted);
-	return 0;
+	return r;
 }
 
 /* ---- batmap and bitmaps -------------------------------------------------------------------------------- */
@@ -339,10 +371,10 @@ static int check_blocks(struct job *j)
 
 	for (uint32_t i = 0; !r && i < v->blocks; i++) {
 		r = i % 64 ? 0 : step(j, i, v->blocks);
-		if (!bat_used(v->bat[i])) {
+		if (v->bat[i] == BAT_UNUSED)
 			check_full(j, i, NULL);
+		if (!bat_used(v->bat[i]))
 			continue;
-		}
 		if (!r && file_read(v, bits, v->bitmap_bytes, (uint64_t)v->bat[i] * SECTOR)) {
 			j->result->unchecked++;
 		} else if (!r) {
@@ -380,6 +412,8 @@ static int repair_bat(struct job *j)
 		if (r)
 			break;
 		bat_set(v, slice, i, keep ? entry : BAT_UNUSED);
+		full_set(v, i, false);
+		v->batmap.stale = v->batmap.there;
 		meta_end(v->meta);
 		meta_unpin(v->meta, slice);
 		given++;
@@ -415,10 +449,10 @@ static int repair(struct job *j)
 
 	if (!r && (j->footers_wrong || j->cut_off))
 		r = repair_footers(j);
-	if (!r && j->batmap_errors) {
+	if (!r && v->batmap.there && (j->batmap_errors || v->batmap.stale)) {
 		v->batmap.stale = true;
 		r = batmap_write(v);
-		if (!r)
+		if (!r && j->batmap_errors)
 			fixed_one(j, j->batmap_errors, "batmap written anew");
 	}
 	return r;
@@ -439,7 +473,8 @@ static int check_dynamic(struct job *j)
 	check_batmap(j);
 	r = check_bat(j);
 	r = r ? r : check_blocks(j);
-	r = r ? r : count_leaks(j);
+	if (!r && !j->v->damaged)
+		r = count_leaks(j);
 	return r || !j->repair_errors ? r : repair(j);
 }
 

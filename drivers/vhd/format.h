@@ -98,6 +98,7 @@ enum {
 
 /* "Block Allocation Table". */
 #define BAT_UNUSED 0xffffffffu
+#define BLOCKS_END (BAT_UNUSED * (uint64_t)SECTOR) /* no block can begin behind it */
 
 /* tapdisk's batmap header: in the first whole sector behind the BAT. A bit says: all of the block's bits are set. */
 enum {

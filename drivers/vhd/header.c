@@ -94,11 +94,11 @@ uint64_t bat_bytes(uint32_t entries)
 	return align_up((uint64_t)entries * 4, SECTOR);
 }
 
-/* What one sees of a locator: garbage takes up no room, and is refused when it is wanted. */
+/* What can be true of a locator: garbage takes up no room, and is refused when it is wanted. */
 static bool locator_counts(const struct locator *loc)
 {
 	return loc->code != PLATFORM_NONE && loc->space && loc->space <= LOCATOR_BYTES_MAX &&
-	       loc->offset < INT64_MAX - loc->space;
+	       loc->offset < BLOCKS_END;
 }
 
 uint64_t header_end(const struct vhd *v)
@@ -216,11 +216,14 @@ static bool encrypted(const uint8_t raw[BMH_LENGTH])
 	return raw[BMH_KEYHASH] == 1;
 }
 
-/* Its header is believed as far as it can be true. */
-static bool batmap_fits(const struct vhd *v, uint64_t offset, uint64_t bytes, uint64_t file)
+/*
+ * Its header is believed as far as it can be true. This must not depend on anything that changes, as the length of
+ * the file does: what is no batmap today, and a block tomorrow, must not be taken for a batmap then.
+ */
+static bool batmap_fits(const struct vhd *v, uint64_t offset, uint64_t bytes)
 {
 	return bytes && bytes <= BATMAP_BYTES_MAX && is_aligned(offset, SECTOR) &&
-	       range_inside(offset, bytes, file) && bytes * 8 >= v->blocks && offset >= FTR_LENGTH &&
+	       offset < BLOCKS_END && bytes * 8 >= v->h.entries && offset >= FTR_LENGTH &&
 	       !ranges_meet(offset, bytes, v->footer.data_offset, HDR_LENGTH) &&
 	       !ranges_meet(offset, bytes, v->batmap.header, BMH_LENGTH) &&
 	       !ranges_meet(offset, bytes, v->h.table_offset, bat_bytes(v->h.entries));
@@ -265,7 +268,7 @@ int batmap_read(struct vhd *v)
 	b->offset = get_be64(raw + BMH_OFFSET);
 	sectors = get_be32(raw + BMH_SIZE);
 	if (get_be32(raw + BMH_VERSION) > BMH_VERSION_1_2 ||
-	    !batmap_fits(v, b->offset, sectors * SECTOR, file))
+	    !batmap_fits(v, b->offset, sectors * SECTOR))
 		return 0;
 	b->bytes = (uint32_t)(sectors * SECTOR);
 	b->there = true;
@@ -311,6 +314,7 @@ int batmap_write(struct vhd *v)
 {
 	struct batmap *b = &v->batmap;
 	bool differs = b->stale;
+	int r = 0;
 
 	if (!b->there)
 		return 0;
@@ -323,5 +327,8 @@ int batmap_write(struct vhd *v)
 			b->bits[i / 8] |= bit;
 		differs = differs || (b->bits[i / 8] & bit) != was;
 	}
-	return differs ? batmap_put(v, b->bits) : 0;
+	if (differs)
+		r = batmap_put(v, b->bits);
+	b->stale = b->stale && r;
+	return r;
 }
