@@ -665,6 +665,22 @@ static int mend_l2(struct walk *w, const struct l2 *l2, uint32_t i, uint64_t ent
 	return walk_write(w, bytes, w->q->entry_size, l2->at + (uint64_t)i * w->q->entry_size);
 }
 
+/* Compressed data that begins in the file and claims to go on behind its end: it says too much, and may be there. */
+static void clip_compressed(struct walk *w, const struct l2 *l2, uint32_t i, uint64_t *entry)
+{
+	unsigned csize_bits = w->q->cluster_bits - 8, shift = 62 - csize_bits;
+	uint64_t first, n = entry_clusters(w->q, *entry, &first), at, sectors;
+
+	if (!(*entry & ENTRY_COMPRESSED) || first >= w->file_clusters ||
+	    in_file(w, first << w->q->cluster_bits, n << w->q->cluster_bits))
+		return;
+	at = align_down(*entry & ((1ull << shift) - 1), 512);
+	sectors = ((w->file_clusters << w->q->cluster_bits) - at) / 512;
+	w->result->errors += l2->times;
+	note_entry(w, l2, i, *entry, "is longer than the file");
+	*entry = (*entry & ~(((1ull << csize_bits) - 1) << shift)) | (sectors - 1) << shift;
+}
+
 /* One entry; w->l2 has it. */
 static int l2_entry(struct walk *w, struct l2 *l2, uint32_t i)
 {
@@ -677,6 +693,8 @@ static int l2_entry(struct walk *w, struct l2 *l2, uint32_t i)
 	int r = 0;
 
 	tidy_bits(w, l2, i, &entry, &bitmap);
+	if (fix)
+		clip_compressed(w, l2, i, &entry);
 	if (entry & ENTRY_COMPRESSED || entry & ENTRY_OFFSET)
 		why = data_impossible(w, entry, &counted);
 	if (why)
