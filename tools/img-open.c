@@ -137,7 +137,10 @@ int source_parse(struct source *source, const char *string)
 		return bare_path(string);
 	if (params_parse(string, &source->params, err, sizeof(err)))
 		return tool_fail("%s", err);
-	return take_settings(source);
+	status = take_settings(source);
+	if (status)
+		params_free(&source->params);
+	return status;
 }
 
 /* ---- opening -------------------------------------------------------------------------------------------- */
@@ -147,9 +150,11 @@ int source_open_parsed(struct source *source, uint32_t flags)
 	char err[1024];
 
 	/* The reason of a failure has been logged. */
-	return img_open("", &source->params, flags | source->flags, &source->image, err, sizeof(err))
-	               ? EXIT_FAILED
-	               : 0;
+	if (!img_open("", &source->params, flags | source->flags, &source->image, err, sizeof(err)))
+		return 0;
+	source->image = NULL;
+	params_free(&source->params);
+	return EXIT_FAILED;
 }
 
 int source_open(struct source *source, const char *string, uint32_t flags)

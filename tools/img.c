@@ -21,7 +21,7 @@
 bool tool_json, tool_quiet;
 static bool verbose;
 static volatile sig_atomic_t stopped_by;
-static const char *to_remove;
+static char *to_remove;
 
 extern const char *tool_driver_dir, *tool_redo_dir;
 
@@ -154,7 +154,8 @@ static void catch_signals(void)
 
 void tool_remove_on_failure(const char *path)
 {
-	to_remove = path;
+	free(to_remove);
+	to_remove = strdup(path);
 }
 
 int main(int argc, char **argv)
@@ -172,7 +173,8 @@ int main(int argc, char **argv)
 	if (status && stopped_by) {
 		fprintf(stderr, "ringdisk-img: interrupted%s%s%s\n", to_remove ? "; " : "",
 		        to_remove ? to_remove : "", to_remove ? " has been removed" : "");
-		return 128 + stopped_by;
+		status = 128 + stopped_by;
 	}
+	free(to_remove);
 	return status;
 }

@@ -38,7 +38,7 @@ void tool_print_json(json_t *value); /* steals it */
 
 /* A signal asks us to stop. Any thread. */
 bool tool_stopped(void);
-/* Files to remove if this fails or is interrupted; NULL: none any more. path stays. */
+/* A file to remove if this fails or is interrupted. path is copied. */
 void tool_remove_on_failure(const char *path);
 
 /* ---- img-open.c ----------------------------------------------------------------------------------- */
