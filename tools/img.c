@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "log.h"
@@ -154,6 +155,11 @@ static void catch_signals(void)
 
 void tool_remove_on_failure(const char *path)
 {
+	struct stat st;
+
+	/* A device's node, or a link, was there before. */
+	if (lstat(path, &st) || !S_ISREG(st.st_mode))
+		return;
 	free(to_remove);
 	to_remove = strdup(path);
 }

@@ -126,6 +126,11 @@ img 2 convert --threads 0 "raw:$tmp/a" "raw:$tmp/d"
 img 1 convert "error,op=read,nth=2:raw:$tmp/a" "raw:$tmp/d"
 says err "reading at byte"
 [ ! -e "$tmp/d" ] || fail "a failed convert leaves a file"
+# Nor is a link to a file that was there removed.
+: >"$tmp/target"
+ln -s target "$tmp/link"
+img 1 convert --force "error,op=read,nth=2:raw:$tmp/a" "raw:$tmp/link"
+[ -L "$tmp/link" ] || fail "a failed convert removes a link"
 # A short tail, and odd places of data.
 for size in 512 4608 1049088 2097152; do
 	rm -f "$tmp/odd" "$tmp/odd2"
