@@ -8,7 +8,9 @@
  *      read.c      map(), readv(): from entries to extents; backing file
  *      compress.c  compressed clusters: read                                      (spec "Compressed Clusters")
  *      pack.c      compressed clusters: written
- *      refcount.c  refcounts, the allocator, growing the refcount table           (spec "Host cluster management")
+ *      refcount.c  refcounts: read, changed, and what happens at 0                (spec "Host cluster management")
+ *      reftable.c  new refcount blocks, and growing the refcount table
+ *      alloc.c     the allocator: who gets which cluster of the file (alloc.h, extents.c)
  *      write.c     writev(): in place, allocating, copy-on-write
  *      zero.c      discard(), write_zeroes(), detect-zeroes
  *      resize.c    L1 growth, size
@@ -214,7 +216,7 @@ int q_decompress(struct qcow2 *q, const struct cluster *c, void *out);
 size_t q_compress(struct qcow2 *q, const void *in, void *out, size_t room);
 int q_write_compressed(void *handle, const struct iovec *iov, int iovcnt, uint64_t offset);
 
-/* ---- refcount.c ---------------------------------------------------------------------------------------- */
+/* ---- alloc.c, refcount.c ------------------------------------------------------------------------------- */
 
 int alloc_init(struct qcow2 *q);  /* at open; lock not needed */
 void alloc_free(struct qcow2 *q);
