@@ -44,6 +44,7 @@ struct alloc {
 	uint64_t file_end;          /* clusters: so long the file is, at least */
 	uint64_t scan_at, scan_end; /* clusters: where the search for unknown ones is, and where it ends */
 	uint64_t step;              /* clusters to get at once */
+	uint64_t doubt, doubtful;   /* clusters from doubt on: the header may name a new refcount table there */
 
 	pthread_mutex_t lock;
 	/* lock; written with refill, too */

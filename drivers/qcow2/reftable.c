@@ -197,21 +197,6 @@ static int growth_fill(struct qcow2 *q, const struct growth *g)
 	return copy_table(q, table);
 }
 
-static int growth_write(struct qcow2 *q, const struct growth *g)
-{
-	const struct iovec iov = { .iov_base = g->buf, .iov_len = growth_bytes(q, g) };
-	struct header h = q->h;
-	int r = q->host->file_writev(q->file, &iov, 1, q->alloc->end << q->cluster_bits);
-
-	if (!r)
-		r = q->host->file_flush(q->file);
-	if (r)
-		return r;
-	h.reftable_offset = (q->alloc->end + g->blocks) << q->cluster_bits;
-	h.reftable_clusters = (uint32_t)g->clusters;
-	return header_write(q, &h);
-}
-
 /* From now on it is the table, for us, too. */
 static void growth_adopt(struct qcow2 *q, const struct growth *g)
 {
@@ -250,12 +235,63 @@ static int add_metadata(struct qcow2 *q, const struct growth *g)
 	return r;
 }
 
+/*
+ * The header could not be written, but perhaps it was: then it names the new table, which is as true as the old one as
+ * long as no block is made. So none is made until the header is known to name the old one.
+ */
+static void growth_in_doubt(struct qcow2 *q, const struct growth *g)
+{
+	struct alloc *a = q->alloc;
+
+	a->doubt = a->end;
+	a->doubtful = g->blocks + g->clusters;
+	step_over(q, a->doubtful);
+}
+
+static int settle_doubt(struct qcow2 *q)
+{
+	struct alloc *a = q->alloc;
+	int r;
+
+	if (!a->doubtful)
+		return 0;
+	r = header_write(q, &q->h);
+	if (r)
+		return r;
+	meta_wrlock(q->meta);
+	metadata_remove(q, a->doubt << q->cluster_bits, a->doubtful << q->cluster_bits);
+	meta_end(q->meta);
+	a->doubtful = 0;
+	return 0;
+}
+
 static void remove_metadata(struct qcow2 *q, const struct growth *g)
 {
-	if (meta_begin(q->meta, 0))
-		return;
+	meta_wrlock(q->meta);
 	metadata_remove(q, q->alloc->end << q->cluster_bits, growth_bytes(q, g));
 	meta_end(q->meta);
+}
+
+static int growth_write(struct qcow2 *q, const struct growth *g)
+{
+	const struct iovec iov = { .iov_base = g->buf, .iov_len = growth_bytes(q, g) };
+	struct header h = q->h;
+	int r = q->host->file_writev(q->file, &iov, 1, q->alloc->end << q->cluster_bits);
+
+	if (!r)
+		r = q->host->file_flush(q->file);
+	if (r) {
+		remove_metadata(q, g);
+		return r;
+	}
+	h.reftable_offset = (q->alloc->end + g->blocks) << q->cluster_bits;
+	h.reftable_clusters = (uint32_t)g->clusters;
+	r = header_write(q, &h);
+	if (r) {
+		growth_in_doubt(q, g);
+		settle_doubt(q); /* or the next time */
+	}
+	return r;
 }
 
 /* The table cannot describe a->end: make a larger one, at a->end, and step over it. */
@@ -279,8 +315,6 @@ static int table_grow(struct qcow2 *q)
 		r = growth_write(q, &g);
 		if (!r)
 			growth_adopt(q, &g);
-		else
-			remove_metadata(q, &g);
 	}
 	q->host->free(q->host, g.buf);
 	return r;
@@ -306,7 +340,7 @@ int blocks_ensure(struct qcow2 *q, uint64_t clusters)
 {
 	struct alloc *a = q->alloc;
 	uint64_t block = a->end / a->per_block, holder = 0, offset;
-	int r = 0;
+	int r = settle_doubt(q);
 
 	while (!r && block <= (a->end + clusters - 1) / a->per_block) {
 		if (block >= a->table_entries) {
