@@ -29,6 +29,7 @@ explained()
 explained "$top_srcdir/drivers/qcow2/qcow2.c" "$man/ringdisk-qcow2.7"
 explained "$top_srcdir/drivers/qcow2/create.c" "$man/ringdisk-qcow2.7"
 explained "$top_srcdir/drivers/raw/raw.c" "$man/ringdisk-raw.7"
+explained "$top_srcdir/drivers/qcow/qcow.c" "$man/ringdisk-qcow.7"
 explained "$top_srcdir/drivers/vhd/vhd.c" "$man/ringdisk-vhd.7"
 explained "$top_srcdir/drivers/vhd/create.c" "$man/ringdisk-vhd.7"
 explained "$top_srcdir/drivers/test/delay.c" "$man/ringdisk-testdrivers.7"
