@@ -54,7 +54,8 @@ static void phases_init(struct phases *p, const struct rd_progress *outer, unsig
 	p->inner = (struct rd_progress){ .step = phase_step, .note = phase_note, .ctx = p };
 }
 
-__attribute__((format(printf, 3, 4))) static void say(struct phases *p, int severity, const char *fmt, ...)
+__attribute__((format(printf, 3, 4))) static void say(struct phases *p, int severity,
+						      const char *fmt, ...)
 {
 	char text[256];
 	va_list ap;
@@ -127,7 +128,8 @@ static bool has_partial_leaks(struct walk *w)
 		struct group *g = counts_nth(&w->counts, n);
 
 		for (unsigned i = 0; i < GROUP_CLUSTERS; i++)
-			if (group_get(g, i) && !disk_refcount(w, g->key * GROUP_CLUSTERS + i, &disk) &&
+			if (group_get(g, i) &&
+			    !disk_refcount(w, g->key * GROUP_CLUSTERS + i, &disk) &&
 			    disk > group_get(g, i))
 				return true;
 	}
@@ -232,7 +234,8 @@ static int repair(struct walk *w, uint32_t flags, struct phases *p, struct rd_ch
 		return 0;
 	}
 	if (errors && !(flags & RD_CHECK_REPAIR_ERRORS)) {
-		say(p, RD_LOG_WARN, "leaks are not repaired while there are errors: they may be what is lost");
+		say(p, RD_LOG_WARN,
+		    "leaks are not repaired while there are errors: they may be what is lost");
 		return 0;
 	}
 	if (errors || (result->leaks && has_partial_leaks(w)))
@@ -245,7 +248,8 @@ static int repair(struct walk *w, uint32_t flags, struct phases *p, struct rd_ch
 }
 
 /* As q_check(), but what is in memory of the image stays as it was. */
-static int check(struct qcow2 *q, uint32_t flags, const struct rd_progress *progress, struct rd_check *result)
+static int check(struct qcow2 *q, uint32_t flags, const struct rd_progress *progress,
+		 struct rd_check *result)
 {
 	struct phases p;
 	struct walk w;
@@ -261,7 +265,8 @@ static int check(struct qcow2 *q, uint32_t flags, const struct rd_progress *prog
 	return r;
 }
 
-int q_check(void *handle, uint32_t flags, const struct rd_progress *progress, struct rd_check *result)
+int q_check(void *handle, uint32_t flags, const struct rd_progress *progress,
+	    struct rd_check *result)
 {
 	struct qcow2 *q = handle;
 	int r = check(q, flags, progress, result), reloaded;
@@ -299,8 +304,8 @@ static void dirty_note(void *ctx, int severity, const char *text)
 	struct dirty *d = ctx;
 
 	if (d->lines++ < LOG_LINES)
-		d->q->host->log(d->q->host, severity == RD_LOG_ERR ? RD_LOG_WARN : severity, "%s: %s", d->q->path,
-				text);
+		d->q->host->log(d->q->host, severity == RD_LOG_ERR ? RD_LOG_WARN : severity,
+				"%s: %s", d->q->path, text);
 }
 
 int q_repair_dirty(struct qcow2 *q)
@@ -310,12 +315,14 @@ int q_repair_dirty(struct qcow2 *q)
 	const struct rd_progress progress = { .step = dirty_step, .note = dirty_note, .ctx = &d };
 	int r;
 
-	q->host->log(q->host, RD_LOG_WARN, "%s: was not closed: its refcounts are checked and repaired", q->path);
+	q->host->log(q->host, RD_LOG_WARN,
+		     "%s: was not closed: its refcounts are checked and repaired", q->path);
 	r = check(q, RD_CHECK_REPAIR_LEAKS | RD_CHECK_REPAIR_ERRORS, &progress, &result);
 	if (!r && !is_clean(&result))
 		r = -EUCLEAN;
 	if (r)
-		q->host->log(q->host, RD_LOG_ERR, "%s: was not closed, and could not be repaired: %s", q->path,
+		q->host->log(q->host, RD_LOG_ERR,
+			     "%s: was not closed, and could not be repaired: %s", q->path,
 			     strerror(-r));
 	else
 		q->host->log(q->host, RD_LOG_INFO, "%s: repaired: %llu errors, %llu leaks", q->path,

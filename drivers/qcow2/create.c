@@ -28,7 +28,8 @@ const struct rd_option q_create_options[] = {
 	{ "version", "2 or 3, of the format (default: 3)" },
 	{ "cluster-size", "bytes, 512 to 2M, a power of two (default: 64K)" },
 	{ "refcount-bits", "width of a refcount, 1 to 64, a power of two (default: 16)" },
-	{ "lazy-refcounts", "on or off: refcounts may be late, as QEMU then does it (default: off)" },
+	{ "lazy-refcounts",
+	  "on or off: refcounts may be late, as QEMU then does it (default: off)" },
 	{ "extended-l2", "on or off: subclusters; needs clusters of 16K or more (default: off)" },
 	{ "compression", "deflate or zstd: of compressed clusters (default: deflate)" },
 	{ "preallocation", "off, metadata, falloc or full (default: off)" },
@@ -83,8 +84,8 @@ static bool parse_number(const char *text, uint64_t *value)
 }
 
 /* The exponent of a power of two from 2^min to 2^max. */
-static int parse_power(struct plan *p, const char *key, const char *value, unsigned min, unsigned max,
-		       const char *legal, uint32_t *bits)
+static int parse_power(struct plan *p, const char *key, const char *value, unsigned min,
+		       unsigned max, const char *legal, uint32_t *bits)
 {
 	uint64_t v;
 
@@ -116,8 +117,8 @@ static int parse_option(struct plan *p, const char *key, const char *value)
 		return parse_power(p, key, value, CLUSTER_BITS_MIN, CLUSTER_BITS_MAX,
 				   "a power of two from 512 to 2M", &p->h.cluster_bits);
 	if (!strcmp(key, "refcount-bits"))
-		return parse_power(p, key, value, 0, REFCOUNT_ORDER_MAX, "a power of two from 1 to 64",
-				   &p->h.refcount_order);
+		return parse_power(p, key, value, 0, REFCOUNT_ORDER_MAX,
+				   "a power of two from 1 to 64", &p->h.refcount_order);
 	if (!strcmp(key, "version")) {
 		n = parse_word(p, key, value, versions, "2 or 3");
 		p->h.version = n ? 3 : 2;
@@ -213,8 +214,8 @@ static int take_size(struct plan *p, const struct rd_create_args *args)
 
 	p->h.size = args->size;
 	if (!p->h.size && p->h.backing && HAS(p->host, backing_open)) {
-		r = p->host->backing_open(p->host, p->file, p->h.backing_format, p->h.backing, &child,
-					  &info);
+		r = p->host->backing_open(p->host, p->file, p->h.backing_format, p->h.backing,
+					  &child, &info);
 		if (r)
 			return r;
 		p->host->child_close(child);
@@ -237,7 +238,8 @@ static uint64_t div_up(uint64_t a, uint64_t b)
 static int too_large(struct plan *p, const char *what)
 {
 	p->host->log(p->host, RD_LOG_ERR,
-		     "with clusters of %u bytes a disk of %llu bytes needs %s than the format allows: take a "
+		     "with clusters of %u bytes a disk of %llu bytes needs %s than the format "
+		     "allows: take a "
 		     "larger cluster-size",
 		     p->cluster, (unsigned long long)p->h.size, what);
 	return -EFBIG;
@@ -434,8 +436,10 @@ static int encode(struct plan *p)
 		with.autoclear |= AUTOCLEAR_GENERATION;
 	r = header_encode(&with, p->buf, p->cluster);
 	if (r == -E2BIG)
-		return refuse(p, "the name of the backing file does not fit into a cluster: take a larger "
-				 "cluster-size");
+		return refuse(
+			p,
+			"the name of the backing file does not fit into a cluster: take a larger "
+			"cluster-size");
 	memset(p->buf, 0, p->cluster);
 	if (r >= 0)
 		r = header_encode(&p->h, p->buf, p->cluster);

@@ -42,7 +42,8 @@ int renew_pin(struct walk *w)
 int renew_forget_refcounts(struct walk *w)
 {
 	const struct header *h = &w->q->h;
-	int r = renew_count(w, h->reftable_offset, (uint64_t)h->reftable_clusters << w->q->cluster_bits, -1);
+	int r = renew_count(w, h->reftable_offset,
+			    (uint64_t)h->reftable_clusters << w->q->cluster_bits, -1);
 
 	for (uint64_t i = 0; !r && i < w->reftable_entries; i++)
 		if (w->reftable[i])
@@ -210,7 +211,8 @@ static int cover(struct walk *w, struct plan *p)
 
 static int place_table(struct walk *w, struct plan *p)
 {
-	uint64_t cluster = w->q->cluster, need = align_up(p->used * 8, cluster) >> w->q->cluster_bits;
+	uint64_t cluster = w->q->cluster,
+		 need = align_up(p->used * 8, cluster) >> w->q->cluster_bits;
 	int r;
 
 	if (p->offset && p->clusters >= need)
@@ -242,10 +244,12 @@ static int write_block(struct walk *w, const struct plan *p, uint64_t i)
 {
 	memset(w->l2, 0, w->q->cluster);
 	for (uint64_t g = 0; g < p->per_block / GROUP_CLUSTERS; g++) {
-		struct group *group = counts_find(&w->counts, i * p->per_block / GROUP_CLUSTERS + g);
+		struct group *group =
+			counts_find(&w->counts, i * p->per_block / GROUP_CLUSTERS + g);
 
 		for (unsigned k = 0; group && k < GROUP_CLUSTERS; k++)
-			refcount_put(w->l2, w->q->h.refcount_order, g * GROUP_CLUSTERS + k, group_get(group, k));
+			refcount_put(w->l2, w->q->h.refcount_order, g * GROUP_CLUSTERS + k,
+				     group_get(group, k));
 	}
 	return walk_write(w, w->l2, w->q->cluster, p->table[i]);
 }

@@ -158,7 +158,7 @@ static int apply(struct walk *w, struct header *h, const struct snapshot *s)
 	return r;
 }
 
-static int delete(struct walk *w, struct header *h, uint32_t i)
+static int delete (struct walk *w, struct header *h, uint32_t i)
 {
 	const struct snapshot *s = &w->snapshots.v[i];
 	uint64_t *l1 = NULL;
@@ -184,13 +184,15 @@ static int change(struct walk *w, struct header *h, int op, const char *name)
 		return create(w, h, name);
 	if (i < 0)
 		return -ENOENT;
-	return op == RD_SNAPSHOT_APPLY ? apply(w, h, &w->snapshots.v[i]) : delete (w, h, (uint32_t)i);
+	return op == RD_SNAPSHOT_APPLY ? apply(w, h, &w->snapshots.v[i])
+				       : delete (w, h, (uint32_t)i);
 }
 
 /* ---- around them --------------------------------------------------------------------------------------- */
 
 /* All counts, and no errors. */
-static int survey(struct walk *w, struct qcow2 *q, const struct rd_progress *progress, struct rd_check *result)
+static int survey(struct walk *w, struct qcow2 *q, const struct rd_progress *progress,
+		  struct rd_check *result)
 {
 	int r = walk_begin(w, q, progress, result);
 
@@ -204,8 +206,8 @@ static int survey(struct walk *w, struct qcow2 *q, const struct rd_progress *pro
 		return r;
 	if (!result->errors && !result->unchecked && !w->tangled && !w->rebuild)
 		return renew_forget_refcounts(w);
-	q->host->log(q->host, RD_LOG_ERR, "%s: has errors: repair it before anything is done with snapshots",
-		     q->path);
+	q->host->log(q->host, RD_LOG_ERR,
+		     "%s: has errors: repair it before anything is done with snapshots", q->path);
 	return -EUCLEAN;
 }
 
@@ -214,7 +216,8 @@ static void say_why(struct qcow2 *q, int op, const char *name, int r)
 	static const char *const ops[] = { "create", "apply", "delete" };
 
 	q->host->log(q->host, RD_LOG_ERR, "%s: snapshot %s: %s: %s", q->path, ops[op], name,
-		     r == -ERANGE   ? "the refcounts of this image are too narrow for one more reference"
+		     r == -ERANGE
+			     ? "the refcounts of this image are too narrow for one more reference"
 		     : r == -EEXIST ? "there is a snapshot of that name or id"
 		     : r == -ENOENT ? "there is no snapshot of that name or id"
 				    : strerror(-r));
@@ -278,8 +281,9 @@ void snapshots_describe(struct qcow2 *q, const struct rd_facts *facts)
 			const char *name;
 			uint64_t value;
 		} numbers[] = {
-			{ "vm-state-size", s->vm_state }, { "date-sec", s->sec },	  { "date-nsec", s->nsec },
-			{ "vm-clock-nsec", s->clock },	  { "disk-size", s->disk_size }, { "icount", s->icount },
+			{ "vm-state-size", s->vm_state }, { "date-sec", s->sec },
+			{ "date-nsec", s->nsec },         { "vm-clock-nsec", s->clock },
+			{ "disk-size", s->disk_size },    { "icount", s->icount },
 		};
 
 		snprintf(key, sizeof(key), "snapshots.%u.id", i);

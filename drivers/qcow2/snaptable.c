@@ -121,7 +121,9 @@ static int take_snapshot(struct reader *r, struct snapshot *s)
 
 int snaptable_read(struct qcow2 *q, const struct header *h, struct snapshots *list, bool log)
 {
-	struct reader r = { .q = q, .h = h, .start = h->snapshots_offset, .at = h->snapshots_offset };
+	struct reader r = {
+		.q = q, .h = h, .start = h->snapshots_offset, .at = h->snapshots_offset
+	};
 	struct rd_info info = { .struct_size = sizeof(info) };
 	int e = q->host->file_info(q->file, &info);
 
@@ -154,7 +156,8 @@ int snaptable_read(struct qcow2 *q, const struct header *h, struct snapshots *li
 
 static size_t entry_bytes(const struct snapshot *s)
 {
-	return align_up(SNAP_FIXED + EXTRA_KNOWN + s->more_len + strlen(s->id) + strlen(s->name), 8);
+	return align_up(SNAP_FIXED + EXTRA_KNOWN + s->more_len + strlen(s->id) + strlen(s->name),
+			8);
 }
 
 static void encode(const struct snapshot *s, uint8_t *b)
@@ -228,7 +231,9 @@ int snaptable_append(struct snapshots *list, const char *id, const char *name, s
 		return -ENOMEM;
 	list->v = v;
 	*s = &v[list->count];
-	**s = (struct snapshot){ .id = strdup(id), .name = strdup(name), .icount = ICOUNT_NONE, .complete = true };
+	**s = (struct snapshot){
+		.id = strdup(id), .name = strdup(name), .icount = ICOUNT_NONE, .complete = true
+	};
 	if (!(*s)->id || !(*s)->name) {
 		snapshot_free(*s);
 		return -ENOMEM;

@@ -22,14 +22,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define FINDINGS_MAX  1000 /* lines for the user; the rest is only counted */
-#define L1_PIECE      8192 /* entries */
-#define SETTLE_ROUNDS 16   /* what a checkpoint frees makes another necessary */
-#define BITMAPS_MAX   65535u
-#define BITMAP_FIXED  24
-#define BITMAP_TABLE_MAX (64u << 20)
-#define BITMAP_RESERVED 0xff000000000001feull
-#define L2_ALL_ALLOC  0xffffffffull
+#define FINDINGS_MAX      1000 /* lines for the user; the rest is only counted */
+#define L1_PIECE          8192 /* entries */
+#define SETTLE_ROUNDS     16   /* what a checkpoint frees makes another necessary */
+#define BITMAPS_MAX       65535u
+#define BITMAP_FIXED      24
+#define BITMAP_TABLE_MAX  (64u << 20)
+#define BITMAP_RESERVED   0xff000000000001feull
+#define L2_ALL_ALLOC      0xffffffffull
 #define REFTABLE_RESERVED 0x1ffull
 
 /* ---- small things -------------------------------------------------------------------------------------- */
@@ -81,8 +81,8 @@ int walk_write(struct walk *w, const void *buf, size_t len, uint64_t offset)
 static void unreadable(struct walk *w, const char *what, uint64_t offset, int r)
 {
 	w->result->unchecked++;
-	walk_note(w, RD_LOG_ERR, "%s at %#llx: cannot be read: %s", what, (unsigned long long)offset,
-		  strerror(-r));
+	walk_note(w, RD_LOG_ERR, "%s at %#llx: cannot be read: %s", what,
+		  (unsigned long long)offset, strerror(-r));
 }
 
 /* What lies so may be referred to: the last cluster may end behind the file. */
@@ -110,7 +110,8 @@ static int refer(struct walk *w, uint64_t offset, uint64_t length, uint64_t time
 		r = counts_add(&w->counts, c, (int64_t)times, w->max);
 		if (r == -ERANGE) {
 			w->result->errors++;
-			walk_note(w, RD_LOG_ERR, "cluster %llu has more references than can be counted",
+			walk_note(w, RD_LOG_ERR,
+				  "cluster %llu has more references than can be counted",
 				  (unsigned long long)c);
 			r = counts_set(&w->counts, c, w->max);
 		}
@@ -127,8 +128,8 @@ static int refer_meta(struct walk *w, const char *what, uint64_t offset, uint64_
 {
 	unsigned bits = w->q->cluster_bits;
 
-	for (uint64_t c = offset >> bits; length && in_file(w, offset, length) && c <= (offset + length - 1) >> bits;
-	     c++)
+	for (uint64_t c = offset >> bits;
+	     length && in_file(w, offset, length) && c <= (offset + length - 1) >> bits; c++)
 		if (counts_used_as(&w->counts, c, USE_META)) {
 			w->tangled = true;
 			walk_note(w, RD_LOG_ERR, "%s at %#llx overlaps other metadata", what,
@@ -194,7 +195,8 @@ int disk_refcount(struct walk *w, uint64_t cluster, uint64_t *refcount)
 }
 
 /* Is the flag right, for the refcount that the file has? Asked of active tables. */
-static void check_copied(struct walk *w, uint64_t offset, uint64_t entry, uint64_t times, const char *what)
+static void check_copied(struct walk *w, uint64_t offset, uint64_t entry, uint64_t times,
+			 const char *what)
 {
 	uint64_t refcount;
 
@@ -247,9 +249,9 @@ static uint64_t l2_span(const struct walk *w)
 
 static void lost(struct walk *w, const struct l1 *l1, uint32_t i)
 {
-	walk_note(w, RD_LOG_WARN, "%s%s%slost: the disk from byte %llu, %llu bytes", l1->active ? "" : "snapshot ",
-		  l1->name, l1->active ? "" : ": ", (unsigned long long)i * l2_span(w),
-		  (unsigned long long)l2_span(w));
+	walk_note(w, RD_LOG_WARN, "%s%s%slost: the disk from byte %llu, %llu bytes",
+		  l1->active ? "" : "snapshot ", l1->name, l1->active ? "" : ": ",
+		  (unsigned long long)i * l2_span(w), (unsigned long long)l2_span(w));
 }
 
 /* Could this be an L2 table? For one that is also something else. */
@@ -355,10 +357,11 @@ static int l1_entries(struct walk *w, const struct l1 *l1)
 /* Snapshots whose L1 table cannot be where they say are left alone, and so is everything else. */
 static bool snapshot_possible(struct walk *w, const struct snapshot *s)
 {
-	const char *why = !is_aligned(s->l1_offset, w->q->cluster)	  ? "is not the start of a cluster"
-			  : s->l1_size > L1_BYTES_MAX / 8		  ? "is too large"
-			  : !in_file(w, s->l1_offset, s->l1_size * 8ull) ? "is behind the end of the file"
-									  : NULL;
+	const char *why = !is_aligned(s->l1_offset, w->q->cluster) ? "is not the start of a cluster"
+			  : s->l1_size > L1_BYTES_MAX / 8          ? "is too large"
+			  : !in_file(w, s->l1_offset, s->l1_size * 8ull)
+				  ? "is behind the end of the file"
+				  : NULL;
 
 	if (!why)
 		return true;
@@ -411,7 +414,8 @@ static int bitmap_table(struct walk *w, uint64_t offset, uint64_t entries)
 	for (uint64_t i = 0; !r && i < entries; i++) {
 		uint64_t entry = be64toh(table[i]), at = entry & ENTRY_OFFSET;
 
-		if (entry & BITMAP_RESERVED || !is_aligned(at, w->q->cluster) || (at && entry & 1)) {
+		if (entry & BITMAP_RESERVED || !is_aligned(at, w->q->cluster) ||
+		    (at && entry & 1)) {
 			w->result->errors++;
 			walk_note(w, RD_LOG_ERR, "bitmap table entry %#llx cannot be",
 				  (unsigned long long)entry);
@@ -472,7 +476,8 @@ static int bitmaps(struct walk *w)
 		return r;
 	w->result->errors++;
 	w->tangled = true;
-	walk_note(w, RD_LOG_ERR, "the bitmap directory contradicts itself: qemu-img bitmap --remove may help");
+	walk_note(w, RD_LOG_ERR,
+		  "the bitmap directory contradicts itself: qemu-img bitmap --remove may help");
 	return 0;
 }
 
@@ -551,7 +556,8 @@ struct l2 {
 	uint64_t next;   /* where the next cluster would have to be, to follow the one before */
 };
 
-static void note_entry(struct walk *w, const struct l2 *l2, uint32_t i, uint64_t entry, const char *what)
+static void note_entry(struct walk *w, const struct l2 *l2, uint32_t i, uint64_t entry,
+		       const char *what)
 {
 	if (l2->active)
 		walk_note(w, RD_LOG_ERR, "the disk at byte %llu: entry %#llx %s",
@@ -563,7 +569,8 @@ static void note_entry(struct walk *w, const struct l2 *l2, uint32_t i, uint64_t
 }
 
 /* What the format forbids but leaves the data where it is: bits, as they should be. Counts them. */
-static void tidy_bits(struct walk *w, const struct l2 *l2, uint32_t i, uint64_t *entry, uint64_t *bitmap)
+static void tidy_bits(struct walk *w, const struct l2 *l2, uint32_t i, uint64_t *entry,
+		      uint64_t *bitmap)
 {
 	uint64_t e = *entry, both = *bitmap >> 32 & *bitmap & L2_ALL_ALLOC;
 	struct rd_check *res = w->result;
@@ -596,7 +603,8 @@ static void tidy_bits(struct walk *w, const struct l2 *l2, uint32_t i, uint64_t 
 		*bitmap &= ~L2_ALL_ALLOC;
 	} else if (both) {
 		res->errors += l2->times;
-		note_entry(w, l2, i, e, "has subclusters that are both data and zero; zero is taken");
+		note_entry(w, l2, i, e,
+			   "has subclusters that are both data and zero; zero is taken");
 		*bitmap &= ~both;
 	}
 }
@@ -611,10 +619,12 @@ static const char *data_impossible(struct walk *w, uint64_t entry, bool *counted
 	*counted = true;
 	if (!is_aligned(offset, w->q->cluster))
 		return "is not the start of a cluster";
-	if (!in_file(w, first << bits, n << bits) && !(entry & ENTRY_COMPRESSED && first < w->file_clusters))
+	if (!in_file(w, first << bits, n << bits) &&
+	    !(entry & ENTRY_COMPRESSED && first < w->file_clusters))
 		return "is behind the end of the file";
 	*counted = false; /* the refcounts tell */
-	if (meets(w, first << bits, n << bits, USE_META) || meets(w, first << bits, n << bits, USE_L2))
+	if (meets(w, first << bits, n << bits, USE_META) ||
+	    meets(w, first << bits, n << bits, USE_L2))
 		return "is metadata";
 	return NULL;
 }
@@ -644,7 +654,8 @@ static int refer_data(struct walk *w, const struct l2 *l2, uint64_t entry)
 
 	if (entry & ENTRY_COMPRESSED) {
 		offset = entry & ((1ull << (62 - csize_bits)) - 1);
-		length = (entry >> (62 - csize_bits) & ((1ull << csize_bits) - 1)) * 512 + 512 - (offset & 511);
+		length = (entry >> (62 - csize_bits) & ((1ull << csize_bits) - 1)) * 512 + 512 -
+			 (offset & 511);
 	}
 	return refer(w, offset, length, l2->times, USE_DATA);
 }
@@ -706,7 +717,8 @@ static int l2_entry(struct walk *w, struct l2 *l2, uint32_t i)
 		clear_entry(w, &entry, &bitmap);
 		if (l2->active)
 			walk_note(w, RD_LOG_WARN, "lost: the disk from byte %llu, %u bytes",
-				  (unsigned long long)(l2->guest + (uint64_t)i * q->cluster), q->cluster);
+				  (unsigned long long)(l2->guest + (uint64_t)i * q->cluster),
+				  q->cluster);
 	}
 	if (fix && (entry != was || bitmap != was_bitmap)) {
 		r = mend_l2(w, l2, i, entry, bitmap);
@@ -811,7 +823,8 @@ static int settle(struct qcow2 *q)
 	return r;
 }
 
-int walk_begin(struct walk *w, struct qcow2 *q, const struct rd_progress *progress, struct rd_check *result)
+int walk_begin(struct walk *w, struct qcow2 *q, const struct rd_progress *progress,
+	       struct rd_check *result)
 {
 	struct rd_info info = { .struct_size = sizeof(info) };
 	int r;
@@ -889,15 +902,16 @@ static int refer_block(struct walk *w, uint64_t i)
 	}
 	w->result->errors++;
 	w->rebuild = true;
-	walk_note(w, RD_LOG_ERR, "refcount block %llu: %#llx %s", (unsigned long long)i, (unsigned long long)entry,
-		  why);
+	walk_note(w, RD_LOG_ERR, "refcount block %llu: %#llx %s", (unsigned long long)i,
+		  (unsigned long long)entry, why);
 	return 0;
 }
 
 int walk_refcounts(struct walk *w)
 {
 	const struct header *h = &w->q->h;
-	int r = refer(w, h->reftable_offset, (uint64_t)h->reftable_clusters << w->q->cluster_bits, 1, USE_PINNED);
+	int r = refer(w, h->reftable_offset, (uint64_t)h->reftable_clusters << w->q->cluster_bits,
+		      1, USE_PINNED);
 
 	for (uint64_t i = 0; !r && i < w->reftable_entries; i++)
 		if (w->reftable[i])
@@ -923,7 +937,9 @@ static void compare_cluster(struct walk *w, uint64_t cluster, uint64_t refs, con
 	if (disk || refs)
 		w->result->image_end = (cluster + 1) << w->q->cluster_bits;
 	overlap = g && ((g->use[USE_META] & (g->use[USE_L2] | g->use[USE_DATA])) |
-			(g->use[USE_L2] & g->use[USE_DATA])) >> i & 1;
+			(g->use[USE_L2] & g->use[USE_DATA])) >>
+				       i &
+			       1;
 	if (disk == refs && !overlap)
 		return;
 	if (disk > refs)
@@ -936,7 +952,8 @@ static void compare_cluster(struct walk *w, uint64_t cluster, uint64_t refs, con
 		walk_note(w, RD_LOG_ERR, "cluster %llu is used for metadata and for data",
 			  (unsigned long long)cluster);
 	else
-		walk_note(w, disk > refs ? RD_LOG_WARN : RD_LOG_ERR, "%s cluster %llu: refcount %llu, references %llu",
+		walk_note(w, disk > refs ? RD_LOG_WARN : RD_LOG_ERR,
+			  "%s cluster %llu: refcount %llu, references %llu",
 			  disk > refs ? "leaked" : "wrong", (unsigned long long)cluster,
 			  (unsigned long long)disk, (unsigned long long)refs);
 }

@@ -347,7 +347,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	make(&d, shape);
 	/* Something must be there that can be changed. */
 	if (changes && open_image(&d)) {
-		static const uint8_t some[][4] = { { 1, 0, 90, 7 }, { 20, 0, 0, 0 }, { 1, 20, 60, 9 }, { 3, 90, 80, 1 } };
+		static const uint8_t some[][4] = {
+			{ 1, 0, 90, 7 }, { 20, 0, 0, 0 }, { 1, 20, 60, 9 }, { 3, 90, 80, 1 }
+		};
 
 		for (size_t i = 0; i < ARRAY_SIZE(some); i++)
 			MUST(operate(&d, some[i]));

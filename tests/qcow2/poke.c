@@ -30,9 +30,9 @@
 #include "image.h"
 #include "log.h"
 
-#define PIECE     (64u << 10)
-#define ALL_READ  (24u << 20) /* disks up to this size are read whole, others in places */
-#define PLACES    64u
+#define PIECE    (64u << 10)
+#define ALL_READ (24u << 20) /* disks up to this size are read whole, others in places */
+#define PLACES   64u
 
 static bool quiet;
 
@@ -78,7 +78,8 @@ static void answer(int r, const char *what)
 		die(2, "%s: %s", what, strerror(-r));
 }
 
-static void use_at(struct image *image, uint64_t offset, uint64_t length, unsigned char *buf, bool change)
+static void use_at(struct image *image, uint64_t offset, uint64_t length, unsigned char *buf,
+		   bool change)
 {
 	struct iovec iov = { .iov_base = buf, .iov_len = length };
 
@@ -98,7 +99,8 @@ static void use_at(struct image *image, uint64_t offset, uint64_t length, unsign
 static void use(struct image *image)
 {
 	uint64_t size = img_info(image)->size;
-	uint64_t step = size <= ALL_READ ? PIECE : MAX(size / PLACES / PIECE * PIECE, (uint64_t)PIECE);
+	uint64_t step =
+		size <= ALL_READ ? PIECE : MAX(size / PLACES / PIECE * PIECE, (uint64_t)PIECE);
 	unsigned char *buf = aligned_alloc(4096, PIECE);
 	unsigned n = 0;
 
@@ -179,9 +181,10 @@ static int check(struct image *image, uint32_t flags)
 	int r = img_check(image, flags, &progress, &c);
 
 	if (!r)
-		printf("errors %" PRIu64 " leaks %" PRIu64 " unchecked %" PRIu64 " errors-fixed %" PRIu64
-		       " leaks-fixed %" PRIu64 " allocated %" PRIu64 " compressed %" PRIu64
-		       " fragmented %" PRIu64 " clusters %" PRIu64 " end %" PRIu64 "\n",
+		printf("errors %" PRIu64 " leaks %" PRIu64 " unchecked %" PRIu64
+		       " errors-fixed %" PRIu64 " leaks-fixed %" PRIu64 " allocated %" PRIu64
+		       " compressed %" PRIu64 " fragmented %" PRIu64 " clusters %" PRIu64
+		       " end %" PRIu64 "\n",
 		       c.errors, c.leaks, c.unchecked, c.errors_fixed, c.leaks_fixed, c.allocated,
 		       c.compressed, c.fragmented, c.clusters, c.image_end);
 	return r;
@@ -210,7 +213,9 @@ static void fact_boolean(void *ctx, const char *key, int value)
 
 static void list(struct image *image)
 {
-	const struct rd_facts facts = { .text = fact_text, .number = fact_number, .boolean = fact_boolean };
+	const struct rd_facts facts = { .text = fact_text,
+					.number = fact_number,
+					.boolean = fact_boolean };
 
 	must(img_describe(image, &facts), "describe");
 }
@@ -272,7 +277,8 @@ static void run(struct image *image, const char *name, char ***arg)
 		list(image);
 	} else if (!strcmp(name, "backing")) {
 		backing = word(arg);
-		must(img_set_backing(image, strcmp(backing, "-") ? backing : NULL, word(arg)), name);
+		must(img_set_backing(image, strcmp(backing, "-") ? backing : NULL, word(arg)),
+		     name);
 	} else if (!strcmp(name, "check") || !strcmp(name, "leaks") || !strcmp(name, "all") ||
 		   !strcmp(name, "cancel")) {
 		run_check(image, name, arg);
