@@ -35,7 +35,8 @@ rm "$RD_DRIVERS/good.so"
 
 bad "is no driver: the symbol rd_driver_entry is missing" -DENTRY=rd_driver_entrance
 bad "its entry function returned no driver" -DNOTHING
-bad "is too new: it was built for driver API 2, this program has 1" -DAPI=2
+api=$(sed -n 's/^#define RD_DRIVER_API //p' "$top_srcdir/core/include/ringdisk/driver.h")
+bad "is too new: it was built for driver API $((api + 1)), this program has $api" -DAPI=$((api + 1))
 bad "driver API 0 does not exist" -DAPI=0
 bad "its struct rd_driver has 16 bytes" -DSIZE=16
 bad "the callback open is missing" -DOPEN=NULL

@@ -95,10 +95,10 @@ static void libxl_spells_raw_aio(void **state)
 static void everything_else_lists_the_drivers(void **state)
 {
 	(void)state;
-	bad("", "does not begin with a driver (DRIVER:TARGET); there are: delay, error, null, raw");
+	bad("", "does not begin with a driver (DRIVER:TARGET); there are: delay, error, null, qcow, qcow2, raw, vhd");
 	bad("/srv/a.img", "does not begin with a driver");
 	bad("raw", "does not begin with a driver");
-	bad(":/x", "there is no driver \"\"; there are: delay, error, null, raw");
+	bad(":/x", "there is no driver \"\"; there are: delay, error, null, qcow, qcow2, raw, vhd");
 	bad("Raw:/x", "there is no driver \"Raw\"");
 	bad(" raw:/x", "there is no driver \" raw\"");
 	bad("rawx:/x", "there is no driver \"rawx\"");
