@@ -132,28 +132,33 @@ void alloc_free(struct vhd *v)
 
 /* ---- growing ------------------------------------------------------------------------------------------- */
 
-/*
- * The footer moves, so that some more blocks have room before it. The new one is durable before anything is written
- * over the old one or behind it: at any moment the file ends with a footer.
- */
+/* The new one is durable before anything is written over the old one or behind it: at any moment the file ends with a
+ * footer. */
+static int move_footer(struct vhd *v, uint64_t end)
+{
+	int r;
+
+	footer_encode(&v->footer);
+	r = footer_write_at(v, &v->footer, end);
+	r = r ? r : v->host->file_flush(v->file);
+	if (!r) {
+		v->alloc->footer = end;
+		v->end_valid = true;
+	}
+	return r;
+}
+
+/* The footer moves, so that some more blocks have room before it. */
 static int grow(struct vhd *v, uint64_t at)
 {
 	struct alloc *a = v->alloc;
 	uint64_t step = MIN(MAX(at / 4, GROW_MIN), GROW_MAX);
 	uint64_t more = MAX(MIN(step / v->block, GROW_BLOCKS), 1u) - 1;
 	uint64_t end = MAX(at + block_bytes(v) + more * align_up(block_bytes(v), ALIGN), a->footer);
-	int r;
 
 	if (v->block_device || at > OFFSET_MAX)
 		return -ENOSPC;
-	footer_encode(&v->footer);
-	r = footer_write_at(v, &v->footer, end);
-	r = r ? r : v->host->file_flush(v->file);
-	if (!r) {
-		a->footer = end;
-		v->end_valid = true;
-	}
-	return r;
+	return move_footer(v, end);
 }
 
 static int take_new(struct vhd *v, struct slot *slot)
@@ -211,11 +216,19 @@ void alloc_released(void *ctx, uint64_t offset, uint64_t length)
 	alloc_give(v, offset, clean);
 }
 
-void alloc_forbid(struct vhd *v, uint64_t below)
+/* If the footer is in the way it moves as well: what grows is written over the old one. */
+int alloc_forbid(struct vhd *v, uint64_t below)
 {
-	pthread_mutex_lock(&v->alloc->mutex);
-	v->alloc->below = MAX(v->alloc->below, below);
-	pthread_mutex_unlock(&v->alloc->mutex);
+	struct alloc *a = v->alloc;
+	int r = 0;
+
+	pthread_mutex_lock(&a->mutex);
+	if (a->footer < below)
+		r = v->block_device ? -ENOSPC : move_footer(v, align_up(below, SECTOR));
+	if (!r)
+		a->below = MAX(a->below, below);
+	pthread_mutex_unlock(&a->mutex);
+	return r;
 }
 
 /* ---- the end ------------------------------------------------------------------------------------------- */

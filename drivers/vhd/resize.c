@@ -134,9 +134,8 @@ static int move_block(struct vhd *v, uint32_t block)
 int make_room(struct vhd *v, uint64_t end)
 {
 	uint32_t moved = 0;
-	int r = 0;
+	int r = alloc_forbid(v, end);
 
-	alloc_forbid(v, end);
 	for (uint32_t i = 0; i < v->blocks && !r; i++)
 		if (bat_used(v->bat[i]) && (uint64_t)v->bat[i] * SECTOR < end) {
 			r = move_block(v, i);

@@ -214,8 +214,8 @@ void alloc_give(struct vhd *v, uint64_t offset, bool clean);
 /* meta_config.released. A range that begins at DRAIN_MARK is none: it says that all before it were released. */
 #define DRAIN_MARK UINT64_MAX
 void alloc_released(void *ctx, uint64_t offset, uint64_t length);
-/* Slots below this offset are not used any more (the BAT grows into them). */
-void alloc_forbid(struct vhd *v, uint64_t below);
+/* Slots below this offset are not used any more (the BAT grows into them), and the footer is not below it. */
+int alloc_forbid(struct vhd *v, uint64_t below);
 /* At close and in repair: the footer directly behind the last block, and the file ends there. */
 int alloc_trim(struct vhd *v);
 uint64_t alloc_end(struct vhd *v); /* where the footer is */
