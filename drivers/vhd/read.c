@@ -104,15 +104,22 @@ int run_get(struct vhd *v, uint64_t offset, uint64_t length, struct run *run)
 	return run_by_bits(v, entry, offset, length, run);
 }
 
+/* With a token: a place that was given to another block meanwhile has another bitmap, written past the cache. */
 int bitmap_pin(struct vhd *v, uint64_t offset, struct meta_slice **slice)
 {
+	uint64_t token;
 	uint32_t entry;
+	int r = 0;
 
 	*slice = NULL;
 	meta_rdlock(v->meta);
 	entry = v->bat[block_of(v, offset)];
+	token = meta_enter(v->meta);
 	meta_rdunlock(v->meta);
-	return bat_used(entry) ? meta_pin(v->meta, bitmap_at(v, entry, offset), slice) : 0;
+	if (bat_used(entry))
+		r = meta_pin(v->meta, bitmap_at(v, entry, offset), slice);
+	meta_exit(v->meta, token);
+	return r;
 }
 
 int run_get_locked(struct vhd *v, uint64_t offset, uint64_t length, struct run *run)
