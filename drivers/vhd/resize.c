@@ -83,15 +83,11 @@ static int copy_bitmap(struct vhd *v, uint64_t from, uint64_t to)
 	return r;
 }
 
-static int set_moving(struct vhd *v, uint32_t block)
+static void set_moving(struct vhd *v, uint32_t block)
 {
-	int r = meta_begin(v->meta, 0);
-
-	if (r)
-		return r;
+	meta_wrlock(v->meta);
 	v->moving = block;
 	meta_end(v->meta);
-	return 0;
 }
 
 /* The entry changes, and the old place is free afterwards. */
@@ -120,8 +116,8 @@ static int move_block(struct vhd *v, uint32_t block)
 
 	if (r)
 		return r;
-	r = set_moving(v, block);
-	r = r ? r : drain(v);
+	set_moving(v, block);
+	r = drain(v);
 	r = r ? r : copy_data(v, from, slot.offset);
 	r = r ? r : copy_bitmap(v, from, slot.offset);
 	r = r ? r : switch_block(v, block, from, slot.offset);
@@ -303,19 +299,14 @@ static int write_new_batmap(struct vhd *v, struct layout *l)
 	return 0;
 }
 
-/* What memory knows of the batmap changes under the lock. */
-static int adopt_batmap(struct vhd *v, struct layout *l)
+/* What memory knows of the batmap changes under the lock. It cannot fail: the header says so already, and at the old
+ * batmap's place is the BAT. */
+static void adopt_batmap(struct vhd *v, struct layout *l)
 {
-	int r = meta_begin(v->meta, 0);
-
-	if (r) {
-		free(l->batmap.bits);
-		return r;
-	}
+	meta_wrlock(v->meta);
 	free(v->batmap.bits);
 	v->batmap = l->batmap;
 	meta_end(v->meta);
-	return 0;
 }
 
 /* Everything that the new header names. */
@@ -345,7 +336,9 @@ static int grow_bat(struct vhd *v, uint32_t blocks)
 		return r;
 	}
 	v->h = l.h;
-	return l.batmap.there ? adopt_batmap(v, &l) : 0;
+	if (l.batmap.there)
+		adopt_batmap(v, &l);
+	return 0;
 }
 
 /* ---- sizes --------------------------------------------------------------------------------------------- */
@@ -355,13 +348,13 @@ static int resize_tables(struct vhd *v, uint32_t blocks)
 {
 	uint32_t *bat = malloc((size_t)blocks * sizeof(*bat)), keep = MIN(blocks, v->blocks);
 	uint8_t *full = calloc(1, blocks / 8 + 1);
-	int r = bat && full ? meta_begin(v->meta, 0) : -ENOMEM;
 
-	if (r) {
+	if (!bat || !full) {
 		free(bat);
 		free(full);
-		return r;
+		return -ENOMEM;
 	}
+	meta_wrlock(v->meta);
 	memset(bat, 0xff, (size_t)blocks * sizeof(*bat));
 	memcpy(bat, v->bat, (size_t)keep * sizeof(*bat));
 	memcpy(full, v->full, keep / 8 + 1);
