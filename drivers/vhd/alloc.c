@@ -158,6 +158,9 @@ static int grow(struct vhd *v, uint64_t at)
 
 	if (v->block_device || at > OFFSET_MAX)
 		return -ENOSPC;
+	/* A block that lies over the old one, off the grid since alloc_forbid(), does not read as zeroes. */
+	if (at < a->footer)
+		a->fresh = MAX(a->fresh, a->footer + SECTOR);
 	return move_footer(v, end);
 }
 
