@@ -408,10 +408,17 @@ static int repair_bat(struct job *j)
 			keep = k == i || !bat_used(v->bat[k]) ||
 			       (v->bat[k] < entry ? entry - v->bat[k] : v->bat[k] - entry) >= sectors;
 		r = bat_pin(v, i, &slice);
-		r = r ? r : meta_begin(v->meta, 1);
 		if (r)
 			break;
+		r = meta_begin(v->meta, 1);
+		if (r) {
+			meta_unpin(v->meta, slice);
+			break;
+		}
 		bat_set(v, slice, i, keep ? entry : BAT_UNUSED);
+		if (keep)
+			j->result->image_end =
+				MAX(j->result->image_end, (uint64_t)entry * SECTOR + block_bytes(v));
 		full_set(v, i, false);
 		v->batmap.stale = v->batmap.there;
 		meta_end(v->meta);
