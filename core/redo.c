@@ -238,6 +238,13 @@ static int check_identity(const struct redo_log *log, const struct redo_header *
 	return -EUCLEAN;
 }
 
+/* Where one of the two is not known (no /proc, no descriptor left) it must be taken for this boot's: a log that is
+ * needed is not thrown away because of that. */
+static bool is_older_boot(const struct redo_header *h, const struct redo_header *image)
+{
+	return h->boot[0] && image->boot[0] && memcmp(h->boot, image->boot, sizeof(h->boot));
+}
+
 /* What the log's content means for this image: records to replay, or -errno and why. */
 static int judge(const uint8_t *bytes, size_t len, struct rd_file *file,
 		 const struct redo_header *image, struct redo_log *log, char *why, size_t whylen)
@@ -247,7 +254,7 @@ static int judge(const uint8_t *bytes, size_t len, struct rd_file *file,
 	if (r)
 		return r;
 	/* Empty, or of before a power loss: not needed any more. */
-	if (!log->count || memcmp(log->header.boot, image->boot, sizeof(image->boot)))
+	if (!log->count || is_older_boot(&log->header, image))
 		return 0;
 	r = check_identity(log, image, why, whylen);
 	if (!r)
