@@ -148,10 +148,11 @@ static int find_overlaps(struct vhd *v, uint32_t *bad)
 /* A last block that is not whole can be read as far as it goes, but counts as bad. */
 static uint32_t mark_impossible(struct vhd *v, uint64_t file)
 {
-	uint64_t end = v->end_valid ? align_down(file, SECTOR) : file;
+	bool footer = v->end_valid || v->block_device; /* a device's is written there when it is closed */
+	uint64_t end = footer ? align_down(file, SECTOR) : file;
 	uint32_t bad = 0;
 
-	if (v->end_valid && is_aligned(file, SECTOR))
+	if (footer && is_aligned(file, SECTOR))
 		end -= FTR_LENGTH;
 	for (uint32_t i = 0; i < v->blocks; i++) {
 		uint32_t entry = v->bat[i];
