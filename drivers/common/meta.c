@@ -629,6 +629,16 @@ static void mark_clean(struct meta *m, struct meta_slice *s)
 	m->dirty--;
 }
 
+/* Write lock. The half that is written to is empty: it has room. */
+static void log_id(struct meta *m)
+{
+	const struct meta_config *c = &m->c;
+
+	if (c->id_length && c->host->redo_append(c->redo, 0, c->id_offset, c->id, c->id, c->id_length) < 0)
+		m->unlogged = true;
+	m->log_used += c->id_length ? META_RECORD(c->id_length) : 0;
+}
+
 void meta_set(struct meta *m, unsigned order, struct meta_slice *s, uint64_t offset, const void *bytes,
 	      size_t len)
 {
@@ -639,6 +649,8 @@ void meta_set(struct meta *m, unsigned order, struct meta_slice *s, uint64_t off
 	if (memcmp(at, bytes, len) == 0)
 		return; /* it is so already, on the disk or in the log */
 	if (m->c.redo) {
+		if (!m->log_used)
+			log_id(m);
 		if (m->c.host->redo_append(m->c.redo, order, offset, at, bytes, len) < 0)
 			m->unlogged = true;
 		m->log_used += META_RECORD(len);
@@ -1044,6 +1056,8 @@ void meta_count(struct meta *m, struct meta_counters *counters)
 static int check_config(const struct meta_config *c)
 {
 	if (!is_pow2(c->slice) || c->slice < 512 || c->slice > 4096)
+		return -EINVAL;
+	if (c->id_length > sizeof(c->id))
 		return -EINVAL;
 	if (c->orders == 0 || c->orders > META_ORDERS || !c->released)
 		return -EINVAL;

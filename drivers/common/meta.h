@@ -60,6 +60,12 @@ struct meta_config {
 	struct rd_file *file;  /* opened with RD_OPEN_ZERO_EOF: slices reach past the end of the file */
 	struct rd_redo *redo;  /* NULL: changes need not survive the process. meta owns it once it is open */
 	size_t redo_room;      /* bytes: what redo_create() was given; at least 16 KiB if there is a log */
+	/* Bytes of the file, in no slice, that other images do not have there, and that stay: a unique id. Each half of
+	 * the log begins with them, as a record that changes nothing, so that a log without a generation does not fit
+	 * another image at the same place. id_length 0: none. */
+	uint8_t id[16];
+	uint32_t id_length;
+	uint64_t id_offset;
 	uint32_t slice;        /* bytes */
 	size_t budget;         /* bytes of slices to keep; dirty and pinned ones may exceed it for moments */
 	unsigned orders;       /* up to META_ORDERS */

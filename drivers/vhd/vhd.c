@@ -159,6 +159,8 @@ static int start_meta(struct vhd *v)
 		.host = v->host,
 		.file = v->file,
 		.redo_room = REDO_ROOM,
+		.id_length = sizeof(v->footer.uuid),
+		.id_offset = FTR_UUID, /* of the copy at 0, which is good in what we write to */
 		.slice = SECTOR,
 		.budget = CACHE,
 		.orders = ORDERS,
@@ -167,6 +169,7 @@ static int start_meta(struct vhd *v)
 	};
 	int r = 0;
 
+	memcpy(config.id, v->footer.uuid, sizeof(config.id));
 	if (v->writable && !v->damaged && v->host->redo_create)
 		r = v->host->redo_create(v->host, v->file, 0, REDO_ROOM, &config.redo);
 	if (r && r != -EOPNOTSUPP)
