@@ -354,7 +354,8 @@ static int locator_area(struct vhd *v, uint64_t *offset)
 	return r;
 }
 
-/* Locators first, then the header that counts on them, then the footers, if the type changes. */
+/* Locators first, then the header that counts on them, then the footers, if the type changes. When the parent goes the
+ * footers are first: a differencing disk without a parent's name cannot be opened, a dynamic one with a name can. */
 static int write_parent(struct vhd *v, struct header *h, const uint8_t *data, uint64_t offset, uint32_t type)
 {
 	struct footer f = v->footer;
@@ -363,6 +364,9 @@ static int write_parent(struct vhd *v, struct header *h, const uint8_t *data, ui
 	if (data)
 		r = file_write(v, data, PARENT_AREA, offset);
 	r = r ? r : v->host->file_flush(v->file);
+	f.type = type;
+	if (!r && type == TYPE_DYNAMIC && v->footer.type != type)
+		r = footers_update(v, &f, alloc_end(v));
 	if (r)
 		return r;
 	header_encode(h);
@@ -370,10 +374,7 @@ static int write_parent(struct vhd *v, struct header *h, const uint8_t *data, ui
 	if (r)
 		return r;
 	v->h = *h;
-	if (f.type == type)
-		return 0;
-	f.type = type;
-	return footers_update(v, &f, alloc_end(v));
+	return v->footer.type == type ? 0 : footers_update(v, &f, alloc_end(v));
 }
 
 static int set_parent(struct vhd *v, const char *name, struct header *h)
