@@ -455,10 +455,15 @@ static int resize_dynamic(struct vhd *v, uint64_t size)
 /* The new footer is there before the old one becomes data. */
 static int grow_fixed(struct vhd *v, uint64_t size)
 {
-	uint64_t before = v->size;
-	int r = set_size(v, size, size);
+	uint64_t before = v->size, file;
+	int r = file_size(v, &file);
 
-	return r ? r : v->host->file_zero(v->file, before, MIN(size - before, 2 * SECTOR), 0);
+	r = r ? r : set_size(v, size, size);
+	/* All that the file had behind the disk's end, the old footer being the last of it. */
+	if (!r && file > size + FTR_LENGTH)
+		r = v->host->file_truncate(v->file, size + FTR_LENGTH);
+	r = r ? r : v->host->file_zero(v->file, before, MIN(size, file) - before, 0);
+	return r ? r : v->host->file_flush(v->file);
 }
 
 static int shrink_fixed(struct vhd *v, uint64_t size)
