@@ -162,10 +162,10 @@ static int clear_entry(struct vhd *v, uint32_t entry)
 	return r;
 }
 
-/* From the first that is not used by the disk up to the end of the table's last sector. */
-static int clear_spare(struct vhd *v)
+/* From the first that is not used by the disk up to what it needs now, or the end of the table's last sector. */
+static int clear_spare(struct vhd *v, uint32_t blocks)
 {
-	uint64_t end = bat_bytes(v->h.entries) / 4;
+	uint64_t end = MIN(bat_bytes(v->h.entries) / 4, (uint64_t)blocks);
 	uint8_t buf[4096];
 	int r = 0;
 
@@ -410,7 +410,7 @@ static int zero_new(struct vhd *v, uint64_t from, uint64_t to)
 static int grow_dynamic(struct vhd *v, uint64_t size)
 {
 	uint32_t blocks = (uint32_t)blocks_of(size, v->block);
-	int r = clear_spare(v);
+	int r = clear_spare(v, blocks);
 
 	if (!r && (blocks > v->h.entries || (v->batmap.there && v->batmap.bytes * 8ull < blocks)))
 		r = grow_bat(v, blocks);
