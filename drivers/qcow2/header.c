@@ -652,9 +652,15 @@ static int write_header(struct qcow2 *q, const struct header *h, uint8_t **buf)
 
 int header_write(struct qcow2 *q, const struct header *h)
 {
+	struct header now = *h;
 	uint8_t *buf;
-	int r = write_header(q, h, &buf);
+	int r;
 
+	/* q_corrupt() writes the same sector */
+	pthread_mutex_lock(&q->header_lock);
+	now.incompatible |= q->h.incompatible & INCOMPAT_CORRUPT;
+	r = write_header(q, &now, &buf);
+	pthread_mutex_unlock(&q->header_lock);
 	q->host->free(q->host, buf);
 	return r;
 }

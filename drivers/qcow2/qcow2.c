@@ -364,6 +364,7 @@ static void destroy(struct qcow2 *q)
 		q->host->file_close(q->file);
 	header_free(&q->h);
 	claims_destroy(&q->claims);
+	pthread_mutex_destroy(&q->header_lock);
 	free(q->l1);
 	free((void *)(uintptr_t)q->path);
 	free(q);
@@ -414,6 +415,7 @@ static int q_open(const struct rd_host *host, const struct rd_open_args *args, v
 	q->probe = args->flags & RD_OPEN_PROBE;
 	q->writable = args->flags & RD_OPEN_WRITE && !q->probe;
 	claims_init(&q->claims);
+	pthread_mutex_init(&q->header_lock, NULL);
 	q->path = strdup(args->target);
 	r = q->path ? open_inner(q, args) : -ENOMEM;
 	if (r) {

@@ -99,6 +99,8 @@ struct qcow2 {
 	enum { DETECT_OFF, DETECT_ON, DETECT_UNMAP } detect_zeroes;
 
 	struct claims claims; /* ranges of the disk, bytes */
+	/* Who writes the header while others are in flight. Held over I/O; nothing is waited for under it. */
+	pthread_mutex_t header_lock;
 	struct decompressed_cache *decompressed; /* compress.c */
 
 	/* lock */
@@ -141,7 +143,8 @@ int header_encode(const struct header *h, uint8_t *buf, size_t len);
  * Nothing else is in flight.
  */
 int header_update(struct qcow2 *q, const struct header *h);
-/* Write h as header_update() does, but leave q->h to the caller: for one who has others in flight. */
+/* Write h as header_update() does, but leave q->h to the caller: for one who has others in flight. A corrupt bit that
+ * q->h has got meanwhile is kept. */
 int header_write(struct qcow2 *q, const struct header *h);
 void header_free(struct header *h);
 

@@ -528,6 +528,7 @@ int q_corrupt(struct qcow2 *q, const char *fmt, ...)
 	char text[256];
 	bool known;
 	va_list ap;
+	int r;
 
 	meta_rdlock(q->meta);
 	known = q->corrupt;
@@ -549,9 +550,12 @@ int q_corrupt(struct qcow2 *q, const char *fmt, ...)
 	if (!q->writable || q->h.version < 3)
 		return -EIO;
 	/* One sector, and no other bit of it: what else is in the header stays. */
+	pthread_mutex_lock(&q->header_lock);
 	q->h.incompatible |= INCOMPAT_CORRUPT;
 	put_be64(bits, q->h.incompatible);
-	if (q->host->file_writev(q->file, &iov, 1, HDR_INCOMPATIBLE))
+	r = q->host->file_writev(q->file, &iov, 1, HDR_INCOMPATIBLE);
+	pthread_mutex_unlock(&q->header_lock);
+	if (r)
 		q->host->log(q->host, RD_LOG_ERR, "%s: could not set the corrupt bit", q->path);
 	return -EIO;
 }
