@@ -535,8 +535,7 @@ int q_corrupt(struct qcow2 *q, const char *fmt, ...)
 	meta_rdunlock(q->meta);
 	if (known)
 		return -EIO;
-	if (meta_begin(q->meta, 0))
-		return -EIO;
+	meta_wrlock(q->meta);
 	known = q->corrupt;
 	q->corrupt = true;
 	meta_end(q->meta);
