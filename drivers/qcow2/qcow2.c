@@ -317,6 +317,7 @@ static int open_meta(struct qcow2 *q, const struct options *options)
 		.budget = options->cache_size + options->cache_size / 4,
 		.orders = ORDERS,
 		.released = alloc_released,
+		.may_write = q_may_write,
 		.ctx = q,
 	};
 	int r = 0;

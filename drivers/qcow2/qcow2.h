@@ -241,6 +241,8 @@ int alloc_bytes(struct qcow2 *q, uint32_t csize, uint64_t *host);
 int alloc_release(struct qcow2 *q, uint64_t host, uint64_t length);
 /* meta_config.released: refcounts fall, what gets to 0 is punched and reusable. */
 void alloc_released(void *ctx, uint64_t host, uint64_t length);
+/* meta_config.may_write: what a checkpoint writes goes to metadata of its kind, and nowhere else. */
+int q_may_write(void *ctx, unsigned order, uint64_t offset, uint32_t length);
 /* May block. Refcount of the cluster at a host offset; -EIO: the tables are impossible. */
 int refcount_get(struct qcow2 *q, uint64_t host, uint64_t *refcount);
 /* Adds to (or takes from) the refcount of every cluster that the range touches. Not under the lock. */

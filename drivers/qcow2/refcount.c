@@ -414,6 +414,35 @@ void alloc_released(void *ctx, uint64_t host, uint64_t length)
 	refcount_change(ctx, host, length, -1);
 }
 
+/* Lock. Is all of this range metadata that is written at this order? */
+static bool is_of_order(struct qcow2 *q, unsigned order, uint64_t offset, uint64_t length)
+{
+	struct alloc *a = q->alloc;
+	bool table, l1 = ranges_meet(offset, length, q->h.l1_offset, q->h.l1_size * 8ull);
+
+	pthread_mutex_lock(&a->lock);
+	table = ranges_meet(offset, length, a->table, a->table_entries * 8);
+	pthread_mutex_unlock(&a->lock);
+	if (l1 != (order == ORDER_L1) || table != (order == ORDER_REFTABLE) || offset < q->cluster)
+		return false;
+	for (uint64_t at = align_down(offset, q->cluster); at < offset + length; at += q->cluster)
+		if (!metadata_meets(q, at, q->cluster))
+			return false;
+	return true;
+}
+
+int q_may_write(void *ctx, unsigned order, uint64_t offset, uint32_t length)
+{
+	struct qcow2 *q = ctx;
+	bool may;
+
+	meta_rdlock(q->meta);
+	may = is_of_order(q, order, offset, length);
+	meta_rdunlock(q->meta);
+	return may ? 0 : q_corrupt(q, "metadata of kind %u would go to %#llx, where none of it is", order,
+				   (unsigned long long)offset);
+}
+
 int refcounts_scan(struct qcow2 *q, uint64_t *at, uint64_t end)
 {
 	struct alloc *a = q->alloc;
