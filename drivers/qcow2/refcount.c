@@ -17,7 +17,6 @@
 #include "alloc.h"
 
 #define SLICE_MAX 4096
-#define TIMES_MAX 1000 /* that one table may have been added to what is metadata */
 
 /* Refcounts of one slice, pinned. */
 struct part {
@@ -236,7 +235,8 @@ static enum fall fall_of(uint64_t value, uint64_t by)
 	return value < by ? FALL_LOW : value == by ? FALL_FREE : FALL_SHARED;
 }
 
-/* What every image has and never gives back while it has it, whatever an entry says. Lock. */
+/* What is metadata now, whatever an entry said: a table stops being that when nothing in memory names it any more,
+ * before it is deferred. Lock. */
 static bool is_untouchable(const struct qcow2 *q, uint64_t host, uint64_t length)
 {
 	struct alloc *a = q->alloc;
@@ -246,7 +246,8 @@ static bool is_untouchable(const struct qcow2 *q, uint64_t host, uint64_t length
 	table = ranges_meet(host, length, a->table, a->table_entries * 8);
 	pthread_mutex_unlock(&a->lock);
 	return table || ranges_meet(host, length, 0, q->cluster) ||
-	       ranges_meet(host, length, q->h.l1_offset, q->h.l1_size * 8ull);
+	       ranges_meet(host, length, q->h.l1_offset, q->h.l1_size * 8ull) ||
+	       metadata_meets(q, host, length);
 }
 
 /* Shorten the part to its first refcounts that have the same fate. */
@@ -292,23 +293,12 @@ static bool clean_up(struct qcow2 *q, uint64_t first, uint64_t count)
 	return q->discard_unmap && !q->host->file_punch(q->file, host, length) && q->alloc->grows;
 }
 
-/* Write lock. It may have been added more than once, by several L1 tables. */
-static void not_metadata(struct qcow2 *q, uint64_t host, uint64_t length)
-{
-	if (!metadata_meets(q, host, length))
-		return;
-	for (uint64_t at = host; at < host + length; at += q->cluster)
-		for (int i = 0; i < TIMES_MAX && metadata_meets(q, at, q->cluster); i++)
-			metadata_remove(q, at, q->cluster);
-}
-
 /* Write lock. The refcounts of these clusters are 0 from now on. */
 static void now_spare(struct qcow2 *q, uint64_t first, uint64_t count, bool zero)
 {
 	struct alloc *a = q->alloc;
 	uint64_t host = first << q->cluster_bits, length = count << q->cluster_bits;
 
-	not_metadata(q, host, length);
 	pthread_mutex_lock(&a->lock);
 	if (ranges_meet(host, length, a->bytes_at - 1, 1))
 		a->bytes_at = 0;

@@ -213,6 +213,7 @@ static void growth_adopt(struct qcow2 *q, const struct growth *g)
 	step_over(q, g->blocks + g->clusters);
 	/* If that cannot be done the old one is a leak. */
 	if (!meta_begin(q->meta, 0)) {
+		metadata_remove(q, old, old_bytes);
 		meta_defer(q->meta, old, old_bytes);
 		meta_end(q->meta);
 	}

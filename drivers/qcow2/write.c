@@ -668,8 +668,10 @@ static int table_link(struct qcow2 *q, uint64_t index, uint64_t table, uint64_t 
 			put_be64(entry, table | ENTRY_COPIED);
 			q->l1[index] = table | ENTRY_COPIED;
 			meta_set(q->meta, ORDER_L1, slice, at, entry, 8);
-			if (old)
+			if (old) {
+				metadata_remove(q, old, q->cluster);
 				meta_defer(q->meta, old, q->cluster);
+			}
 		}
 		meta_end(q->meta);
 	}
