@@ -421,10 +421,26 @@ static int add_refblocks(struct qcow2 *q)
 	return r;
 }
 
-/* Impossible entries of L1 get their mark; tables named twice are the business of refcounts. */
-static int add_l2_tables(struct qcow2 *q)
+/* Add those L2 tables that are, or are not, said to be the disk's alone. */
+static int add_l2_tables_of(struct qcow2 *q, uint64_t copied)
 {
 	int r = 0;
+
+	for (uint32_t i = 0; !r && i < q->h.l1_size; i++)
+		if (q->l1[i] & ENTRY_OFFSET && !(q->l1[i] & L1_BAD) && (q->l1[i] & ENTRY_COPIED) == copied) {
+			if (copied && metadata_meets(q, q->l1[i] & ENTRY_OFFSET, q->cluster))
+				contradiction(q, "L1 entry %u is %#llx: another one names that table, too", i,
+					      (unsigned long long)q->l1[i]);
+			r = metadata_add(q, q->l1[i] & ENTRY_OFFSET, q->cluster);
+		}
+	return r;
+}
+
+/* Impossible entries of L1 get their mark. Tables named twice are the business of refcounts, unless one of the entries
+ * says that it is alone. */
+static int add_l2_tables(struct qcow2 *q)
+{
+	int r;
 
 	/* Two steps, so that L2 tables are compared with everything but each other. */
 	for (uint32_t i = 0; i < q->h.l1_size; i++) {
@@ -436,10 +452,8 @@ static int add_l2_tables(struct qcow2 *q)
 			      cluster_possible(q, l2) ? "that is no L2 table" : "impossible");
 		q->l1[i] |= L1_BAD;
 	}
-	for (uint32_t i = 0; !r && i < q->h.l1_size; i++)
-		if (q->l1[i] & ENTRY_OFFSET && !(q->l1[i] & L1_BAD))
-			r = metadata_add(q, q->l1[i] & ENTRY_OFFSET, q->cluster);
-	return r;
+	r = add_l2_tables_of(q, 0);
+	return r ? r : add_l2_tables_of(q, ENTRY_COPIED);
 }
 
 /* One entry of the snapshot table: its length and L1 table. */
