@@ -250,7 +250,16 @@ static bool is_untouchable(const struct qcow2 *q, uint64_t host, uint64_t length
 	       metadata_meets(q, host, length);
 }
 
-/* Shorten the part to its first refcounts that have the same fate. */
+/* Lock. Compressed data that comes from now on goes elsewhere: nobody gets a reference of these clusters any more. */
+static void stop_sharing(struct alloc *a, uint64_t host, uint64_t length)
+{
+	pthread_mutex_lock(&a->lock);
+	if (ranges_meet(host, length, a->bytes_at - 1, 1))
+		a->bytes_at = 0;
+	pthread_mutex_unlock(&a->lock);
+}
+
+/* Shorten the part to its first refcounts that have the same fate. What is to be free is out of everybody's reach. */
 static enum fall part_fate(struct qcow2 *q, struct part *p, uint64_t first, uint64_t by)
 {
 	enum fall fate;
@@ -262,6 +271,8 @@ static enum fall part_fate(struct qcow2 *q, struct part *p, uint64_t first, uint
 		n++;
 	if (is_untouchable(q, first << q->cluster_bits, n << q->cluster_bits))
 		fate = FALL_LOW;
+	if (fate == FALL_FREE)
+		stop_sharing(q->alloc, first << q->cluster_bits, n << q->cluster_bits);
 	meta_rdunlock(q->meta);
 	p->count = n;
 	return fate;
@@ -297,48 +308,61 @@ static bool clean_up(struct qcow2 *q, uint64_t first, uint64_t count)
 static void now_spare(struct qcow2 *q, uint64_t first, uint64_t count, bool zero)
 {
 	struct alloc *a = q->alloc;
-	uint64_t host = first << q->cluster_bits, length = count << q->cluster_bits;
 
 	pthread_mutex_lock(&a->lock);
-	if (ranges_meet(host, length, a->bytes_at - 1, 1))
-		a->bytes_at = 0;
 	a->lost |= !extents_add(&a->spare, first, count, zero);
 	pthread_mutex_unlock(&a->lock);
 	atomic_fetch_add_explicit(&q->count.freed, count, memory_order_relaxed);
 }
 
-/* Write lock. Another thread may have had a reference of its own, so look at each again. */
-static void lower(struct qcow2 *q, const struct part *p, uint8_t *copy, uint64_t first, uint64_t by, bool zero)
+/* Write lock. As many of them as still have this fate: another thread may have given up a reference of its own. */
+static uint64_t lower(struct qcow2 *q, const struct part *p, uint8_t *copy, uint64_t first,
+		      uint64_t by, enum fall fate, bool zero)
 {
 	unsigned order = q->alloc->order;
-	uint64_t free_from = 0, free = 0;
+	uint64_t n = 0;
 
-	for (uint64_t i = 0; i < p->count; i++) {
-		uint64_t value = refcount_at(copy, order, p->index + i);
+	for (; n < p->count; n++) {
+		uint64_t value = refcount_at(copy, order, p->index + n);
 
-		if (value >= by)
-			refcount_put(copy, order, p->index + i, value - by);
-		if (value != by)
-			continue;
-		if (free && free_from + free != i) {
-			now_spare(q, first + free_from, free, zero);
-			free = 0;
-		}
-		free_from = free ? free_from : i;
-		free++;
+		if (fall_of(value, by) != fate)
+			break;
+		refcount_put(copy, order, p->index + n, value - by);
 	}
-	if (free)
-		now_spare(q, first + free_from, free, zero);
-	part_store(q, p, copy, p->count);
+	if (n && fate == FALL_FREE)
+		now_spare(q, first, n, zero);
+	part_store(q, p, copy, n);
+	return n;
+}
+
+/* Returns how many clusters are dealt with; 0: look again. */
+static int64_t try_lower(struct qcow2 *q, struct part *p, uint64_t first, uint64_t by)
+{
+	enum fall fate = part_fate(q, p, first, by);
+	uint8_t copy[SLICE_MAX];
+	bool zero = false;
+	uint64_t n;
+	int r;
+
+	if (fate == FALL_LOW) {
+		warn_low(q, first);
+		return (int64_t)p->count;
+	}
+	if (fate == FALL_FREE)
+		zero = clean_up(q, first, p->count);
+	r = part_begin(q, p, copy);
+	if (r)
+		return r;
+	n = lower(q, p, copy, first, by, fate, zero);
+	meta_end(q->meta);
+	return (int64_t)n;
 }
 
 /* Returns how many clusters are dealt with. */
 static int64_t lower_part(struct qcow2 *q, uint64_t first, uint64_t count, uint64_t by)
 {
-	uint8_t copy[SLICE_MAX];
-	bool zero = false;
-	enum fall fate;
 	struct part p;
+	int64_t n = 0;
 	int r = part_get(q, first, count, &p);
 
 	if (r == -ENOENT) {
@@ -347,20 +371,10 @@ static int64_t lower_part(struct qcow2 *q, uint64_t first, uint64_t count, uint6
 	}
 	if (r)
 		return r;
-	fate = part_fate(q, &p, first, by);
-	if (fate == FALL_LOW) {
-		warn_low(q, first);
-	} else {
-		if (fate == FALL_FREE)
-			zero = clean_up(q, first, p.count);
-		r = part_begin(q, &p, copy);
-		if (!r) {
-			lower(q, &p, copy, first, by, zero);
-			meta_end(q->meta);
-		}
-	}
+	while (!n)
+		n = try_lower(q, &p, first, by);
 	meta_unpin(q->meta, p.slice);
-	return r ? r : (int64_t)p.count;
+	return n;
 }
 
 /* ---- public -------------------------------------------------------------------------------------------- */
