@@ -34,7 +34,7 @@ static int table_get(struct qcow2 *q, uint64_t block, uint64_t *entry)
 	struct alloc *a = q->alloc;
 	struct meta_slice *slice = NULL;
 	const uint8_t *p = NULL;
-	uint64_t at;
+	uint64_t at, token;
 	int r = 0;
 
 	*entry = 0;
@@ -44,13 +44,17 @@ static int table_get(struct qcow2 *q, uint64_t block, uint64_t *entry)
 		at = block < a->table_entries ? a->table + block * 8 : 0;
 		pthread_mutex_unlock(&a->lock);
 		p = at ? meta_peek(q->meta, at) : NULL;
-		if (p)
-			*entry = get_be64(p);
-		meta_rdunlock(q->meta);
-		if (p || !at)
+		if (p || !at) {
+			if (p)
+				*entry = get_be64(p);
+			meta_rdunlock(q->meta);
 			break;
+		}
+		token = meta_enter(q->meta); /* why: q_load() */
+		meta_rdunlock(q->meta);
 		meta_unpin(q->meta, slice);
 		r = meta_pin(q->meta, at, &slice);
+		meta_exit(q->meta, token);
 	}
 	meta_unpin(q->meta, slice);
 	return r;

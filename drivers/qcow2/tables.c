@@ -124,17 +124,23 @@ int cluster_get(struct qcow2 *q, uint64_t guest, struct cluster *c)
 
 int q_load(struct qcow2 *q, uint64_t guest, struct meta_slice **slice)
 {
-	uint64_t l2;
+	uint64_t l2, token;
 	bool bad;
+	int r = 0;
 
 	*slice = NULL;
 	meta_rdlock(q->meta);
 	l2 = l2_table_of(q, guest);
 	bad = l1_bad(q, guest);
+	/* a table that is replaced now must not become something else before its slice is read */
+	token = meta_enter(q->meta);
 	meta_rdunlock(q->meta);
 	if (bad)
-		return -EIO;
-	return l2 ? meta_pin(q->meta, l2_entry_at(q, l2, guest), slice) : 0;
+		r = -EIO;
+	else if (l2)
+		r = meta_pin(q->meta, l2_entry_at(q, l2, guest), slice);
+	meta_exit(q->meta, token);
+	return r;
 }
 
 /* ---- what is metadata ---------------------------------------------------------------------------------- */
