@@ -58,6 +58,13 @@ static int write_table(struct qcow2 *q, const struct grown *new)
 	return r < 0 ? r : meta_checkpoint(q->meta);
 }
 
+/* The header could not be written (r), but perhaps it was: write the one that is true. */
+static int restore_header(struct qcow2 *q, int r)
+{
+	/* then it was not */
+	return r == -E2BIG || r == -ENOMEM ? 0 : header_write(q, &q->h);
+}
+
 /* The header names the new table; then it is the one in memory, too. */
 static int switch_table(struct qcow2 *q, struct grown *new)
 {
@@ -71,7 +78,8 @@ static int switch_table(struct qcow2 *q, struct grown *new)
 	r = header_write(q, &h);
 	if (r < 0) {
 		/* If it did get there, it must not stay: this table would not be kept up to date. */
-		header_write(q, &q->h);
+		if (restore_header(q, r))
+			q_corrupt(q, "the header may name an L1 table that is not in use");
 		return r;
 	}
 	meta_wrlock(q->meta);
@@ -180,6 +188,9 @@ static int set_size(struct qcow2 *q, uint64_t size)
 		q->h.size = size;
 		__atomic_store_n(&q->size, size, __ATOMIC_RELEASE);
 		meta_end(q->meta);
+	} else if (restore_header(q, r) && size < q->size) {
+		/* What is written behind the size that the file may have would be lost at the next open. */
+		q_corrupt(q, "the header may have a smaller size than the disk");
 	}
 	claims_give(&q->claims, &claim);
 	return r;
