@@ -110,6 +110,9 @@ static int cut_end(struct qcow2 *q)
 	if (end == a->end)
 		return 0;
 	a->end = a->file_end = end;
+	/* what the scan found behind the end, and had data written to, would be cut off when the file grows */
+	a->scan_end = MIN(a->scan_end, end);
+	a->scan_at = MIN(a->scan_at, end);
 	return q->host->file_truncate(q->file, end << q->cluster_bits);
 }
 
