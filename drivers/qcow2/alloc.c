@@ -39,14 +39,17 @@ static int find_end(struct qcow2 *q)
 	if (r)
 		return r;
 	a->grows = info.caps & RD_CAP_RESIZE;
+	r = refcounts_last(q, &a->end);
 	if (a->grows) {
 		a->limit = HOST_OFFSET_MAX >> q->cluster_bits;
-		a->end = (info.size >> q->cluster_bits) + !is_aligned(info.size, q->cluster);
+		a->file_end = (info.size >> q->cluster_bits) + !is_aligned(info.size, q->cluster);
+		/* What is used behind the end of the file comes into it when it is written to, and must not be cut off
+		 * by lengthen(). What cannot be read says so when it is needed. */
+		a->end = MAX(r ? 0 : a->end, a->file_end);
+		r = 0;
 	} else {
-		a->limit = info.size >> q->cluster_bits;
-		r = refcounts_last(q, &a->end);
+		a->limit = a->file_end = info.size >> q->cluster_bits;
 	}
-	a->file_end = a->grows ? a->end : a->limit;
 	a->scan_end = a->end;
 	return r;
 }
