@@ -124,13 +124,12 @@ int exec_prepare(struct exec *x, struct grant_cache *cache, struct request *req)
 	return take_buffer(x, req);
 }
 
-static int copy_segments(struct exec *x, struct grant_cache *cache, struct request *req,
-			 const uint32_t *grefs)
+static int copy_segments(struct exec *x, struct grant_cache *cache, struct request *req)
 {
 	size_t len = req->nr_segs * 8u;
-	struct ring_seg page_seg = {.gref = grefs[0]};
+	struct ring_seg page_seg = {.gref = req->indirect_gref};
 	uint64_t raw[REQ_MAX_SEGS];
-	struct hyp_copy copy = {.gref = grefs[0], .len = (uint16_t)len, .local = raw};
+	struct hyp_copy copy = {.gref = req->indirect_gref, .len = (uint16_t)len, .local = raw};
 	struct grant_map *pin[1];
 	void *page;
 	unsigned npins;
@@ -154,8 +153,7 @@ static int copy_segments(struct exec *x, struct grant_cache *cache, struct reque
 	return 0;
 }
 
-int exec_fetch_segments(struct exec *x, struct grant_cache *cache, struct request *req,
-			const uint32_t *grefs)
+int exec_fetch_segments(struct exec *x, struct grant_cache *cache, struct request *req)
 {
 	assert(req->nr_segs <= REQ_MAX_SEGS);
 	if (!req->big && req->nr_segs > RING_SEGS_DIRECT) {
@@ -167,7 +165,7 @@ int exec_fetch_segments(struct exec *x, struct grant_cache *cache, struct reques
 		req->pin = req->big->pin;
 		req->page = req->big->page;
 	}
-	return copy_segments(x, cache, req, grefs);
+	return copy_segments(x, cache, req);
 }
 
 /* --- grant map: pages for one request ---------------------------------------------------------------- */

@@ -59,10 +59,9 @@ struct exec {
  * and parse_segments came before.  -EAGAIN: no memory now, try again when a request has finished.
  */
 int exec_prepare(struct exec *x, struct grant_cache *cache, struct request *req);
-/* [poller] Arrays for an indirect request (-EAGAIN as above), and its segments copied from the pages
+/* [poller] Arrays for an indirect request (-EAGAIN as above), and its segments copied from the page
  * that the slot named.  Other -errno: the guest's grants are bad. */
-int exec_fetch_segments(struct exec *x, struct grant_cache *cache, struct request *req,
-			const uint32_t *grefs);
+int exec_fetch_segments(struct exec *x, struct grant_cache *cache, struct request *req);
 
 /*
  * Execute all of list, in order.  Inline: only what can be done at once; what cannot stays in list.

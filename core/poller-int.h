@@ -41,7 +41,6 @@ struct pring {
 	bool stalled;
 	/* poller only */
 	struct request *held;      /* copied and checked, waits for memory or for its turn */
-	uint32_t held_gref[RING_INDIRECT_PAGES];
 	struct order order;
 	/* Copied and checked, but over the disk's limits: reads, writes; in their order. */
 	struct list_head waiting[2];

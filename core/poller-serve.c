@@ -17,7 +17,6 @@
 
 #include <errno.h>
 #include <limits.h>
-#include <string.h>
 
 #define PASS_BUDGET 1024u  /* requests per ring before the other things are looked at again */
 #define LOOK_NS     20000u /* adaptive polling looks for so long */
@@ -207,7 +206,7 @@ static void parse_next(struct pring *r, struct request *req, uint64_t now)
 	req->iovcnt = 0;
 	req->err = parse_request(&wire, &p->limits, req);
 	if (!req->err && req->flags & REQ_INDIRECT)
-		memcpy(r->held_gref, wire.indirect_gref, sizeof wire.indirect_gref);
+		req->indirect_gref = wire.indirect_gref[0];
 	if (req->err == -EOPNOTSUPP)
 		stats_add(p->cfg.stats->unknown_ops, 1);
 	else if (req->err)
@@ -218,7 +217,7 @@ static void parse_next(struct pring *r, struct request *req, uint64_t now)
 static int fetch_segments(struct pring *r, struct request *req)
 {
 	struct poller *p = r->poller;
-	int err = exec_fetch_segments(&p->exec, r->cache, req, r->held_gref);
+	int err = exec_fetch_segments(&p->exec, r->cache, req);
 
 	if (err == -EAGAIN)
 		return err;

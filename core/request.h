@@ -63,6 +63,7 @@ struct request {
 	uint16_t ring;         /* index of the ring it came from */
 	uint16_t npins;
 	int iovcnt;
+	uint32_t indirect_gref;  /* REQ_INDIRECT: the page with its segments */
 	struct ring_seg *seg;    /* small_seg or big->seg */
 	struct iovec *iov;       /* where the data is in the guest's pages; none: grant copy */
 	struct grant_map **pin;  /* what keeps those pages mapped (grant=persistent) */
