@@ -46,23 +46,54 @@ struct convert {
 
 /* ---- the work of the threads -------------------------------------------------------------------------------- */
 
+/* More of the data at piece's end, up to `most` in all. */
+static int add_said(struct convert *c, struct piece *piece, uint64_t most)
+{
+	struct run run;
+	int r;
+
+	while (piece->length < most && (r = walk_look(&c->walk, &run)) != 0) {
+		if (r < 0)
+			return r;
+		if (!run.present || run.zero)
+			break;
+		run.length = MIN(run.length, most - piece->length);
+		walk_step(&c->walk, run.length);
+		piece->length += run.length;
+	}
+	return 1;
+}
+
+/*
+ * In an overlay what is not said stays unsaid, to the byte and not to the granule: there the disk is what the
+ * backing image says.
+ */
+static int next_said(struct convert *c, struct piece *piece)
+{
+	const uint64_t most = MAX(JOB_CHUNK, c->granule);
+	struct run run;
+	int r;
+
+	while ((r = walk_look(&c->walk, &run)) > 0) {
+		*piece = (struct piece){.offset = c->walk.at, .kind = run.zero ? PIECE_ZERO : PIECE_DATA};
+		if (run.present && !run.zero) /* to the end of a granule of the disk */
+			return add_said(c, piece, most - piece->offset % c->granule);
+		piece->length = run.length;
+		walk_step(&c->walk, run.length);
+		if (run.present)
+			return 1;
+		progress_add(run.length);
+	}
+	return r;
+}
+
 static int next(void *ctx, struct piece *piece)
 {
 	struct convert *c = ctx;
 	int r;
 
-	/* In an overlay what is not said stays unsaid. */
-	while (c->overlay) {
-		struct run run;
-
-		r = walk_look(&c->walk, &run);
-		if (r <= 0)
-			return r;
-		if (run.present)
-			break;
-		walk_step(&c->walk, run.length);
-		progress_add(run.length);
-	}
+	if (c->overlay)
+		return next_said(c, piece);
 	while ((r = copy_next(&c->walk, c->granule, piece)) > 0) {
 		if (piece->kind == PIECE_DATA || !c->zeroed)
 			return r;
@@ -71,12 +102,21 @@ static int next(void *ctx, struct piece *piece)
 	return r;
 }
 
+/* Only whole clusters can be compressed; of an overlay there may be parts of some. */
+static bool is_whole(const struct convert *c, uint64_t offset, uint64_t length)
+{
+	uint32_t cluster = copy_granule(c->to);
+
+	return is_aligned(offset, cluster) &&
+	       (is_aligned(length, cluster) || offset + length == img_info(c->to)->size);
+}
+
 static int write_part(const struct convert *c, const struct worker *w, const struct piece *piece, size_t from,
                       size_t to)
 {
 	struct iovec iov = {.iov_base = w->buffer[0] + from, .iov_len = to - from};
 
-	if (compress)
+	if (compress && is_whole(c, piece->offset + from, to - from))
 		return img_write_compressed(c->to, &iov, 1, piece->offset + from);
 	return img_writev(c->to, &iov, 1, piece->offset + from);
 }
@@ -143,7 +183,7 @@ static int copy(struct source *from, struct source *to)
 		return r;
 	if (sparse != UINT64_MAX && sparse)
 		c.granule = (uint32_t)MAX(sparse, compress ? (uint64_t)c.granule : 0);
-	r = walk_init(&c.walk, from->image, false);
+	r = walk_init(&c.walk, from->image, c.overlay);
 	progress_start("convert", img_info(from->image)->size, true);
 	if (!r)
 		r = job_run(&job);
