@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/bytes.h"
 #include "img-copy.h"
@@ -166,13 +167,36 @@ static int work(const struct worker *worker, const struct piece *piece)
 
 /* ---- the whole ------------------------------------------------------------------------------------------------ */
 
+/* A file that is made begins empty. A device has what it had, unless the format maps it away. 1, 0, -errno. */
+static int is_zeroed(const struct source *to)
+{
+	struct walk walk;
+	struct run run;
+	struct stat st;
+	int r, zeroed = 1;
+
+	if (no_create)
+		return target_is_zero;
+	if (stat(to->params.target, &st))
+		return -errno;
+	if (!S_ISBLK(st.st_mode))
+		return 1;
+	r = walk_init(&walk, to->image, true);
+	while (!r && zeroed && (r = walk_look(&walk, &run)) > 0) {
+		zeroed = run.zero;
+		walk_step(&walk, run.length);
+		r = 0;
+	}
+	walk_done(&walk);
+	return r < 0 ? r : zeroed;
+}
+
 static int copy(struct source *from, struct source *to)
 {
 	struct convert c = {
 		.from = from->image,
 		.to = to->image,
 		.granule = copy_granule(to->image),
-		.zeroed = (!no_create || target_is_zero) && !backing,
 		.detect = sparse != 0,
 		.overlay = backing,
 	};
@@ -181,6 +205,10 @@ static int copy(struct source *from, struct source *to)
 
 	if (r)
 		return r;
+	r = backing ? 0 : is_zeroed(to);
+	if (r < 0)
+		return tool_failed(r, "%s", to->string);
+	c.zeroed = r;
 	if (sparse != UINT64_MAX && sparse)
 		c.granule = (uint32_t)MAX(sparse, compress ? (uint64_t)c.granule : 0);
 	r = walk_init(&c.walk, from->image, c.overlay);
