@@ -74,6 +74,26 @@ static int check_create(struct image *blank, const struct params *params, const 
 	return check_create_options(blank, params);
 }
 
+/* An overlay on itself would first of all empty what it is to stand on. */
+static int check_backing(struct image *blank, const char *target, const char *backing)
+{
+	const char *slash = backing[0] == '/' ? NULL : strrchr(target, '/');
+	CLEANUP_FREE char *path = NULL;
+	struct stat a, b;
+
+	if (asprintf(&path, "%.*s%s", slash ? (int)(slash - target) + 1 : 0, target, backing) < 0) {
+		path = NULL;
+		return -ENOMEM;
+	}
+	/* One that is not there is for the driver to complain about. */
+	if (stat(target, &a) || stat(path, &b))
+		return 0;
+	if (a.st_dev != b.st_dev || a.st_ino != b.st_ino)
+		return 0;
+	img_say(blank, LOG_LVL_ERR, "%s: cannot stand on itself", target);
+	return -EINVAL;
+}
+
 /* Empty a file that is there, if nobody uses it. */
 static int empty_file(struct image *blank, const char *path)
 {
@@ -125,6 +145,8 @@ static int create(struct image *blank, const struct params *params, const struct
 	bool made;
 	int r = check_create(blank, params, what);
 
+	if (!r && what->backing)
+		r = check_backing(blank, params->target, what->backing);
 	if (!r)
 		r = make_file(blank, params->target, what->overwrite, &made);
 	if (r)
