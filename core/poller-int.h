@@ -73,7 +73,7 @@ struct poller {
 	_Atomic bool stop, pausing, resuming, revoked, broken;
 	_Atomic unsigned full;   /* requests with REQ_HALT: consume no more */
 	_Atomic unsigned error_timeout; /* seconds until these are given up; 0: never */
-	_Atomic unsigned active; /* in flight on all rings, but for parked ones */
+	_Atomic unsigned active; /* in flight on all rings, but for parked ones and those that do not run yet */
 	_Atomic bool wanting;    /* max-requests or memory: kick when any request finishes */
 	_Atomic unsigned max_requests;
 	_Atomic uint64_t slow_ns;   /* requests that take as long are told */

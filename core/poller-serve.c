@@ -299,10 +299,11 @@ static bool may_go(struct pring *r, struct request *req, unsigned own, uint64_t 
 
 static bool release_held(struct pring *r, struct list_head *list, uint64_t now)
 {
-	if (!may_go(r, r->held, 1, now))
+	if (!may_start(r->poller) || !may_go(r, r->held, 1, now))
 		return false;
 	list_add_tail(&r->held->node, list);
 	r->held = NULL;
+	atomic_fetch_add(&r->poller->active, 1);
 	return true;
 }
 
@@ -345,6 +346,8 @@ static int gather_new(struct pring *r, struct list_head *list, uint64_t now)
 			limits_queue(r, req);
 		} else {
 			r->held = req;
+			/* It does not run: those that it waits for may need its place. */
+			atomic_fetch_sub(&r->poller->active, 1);
 			give_slots_back(r, &slots, (unsigned)(n - i - 1));
 			break;
 		}
