@@ -62,6 +62,7 @@ struct connection {
 	struct hyp_gnt *gnt;
 	struct hyp_evtchn *evtchn;
 	struct poller *poller;
+	struct settings settings; /* as it was made with; the cache is the image's */
 	/* device lock */
 	bool closed;    /* rd-close is done */
 	bool abandoned; /* the strand waits no more: rd-close frees */
@@ -671,6 +672,7 @@ static int build_connection(struct device *dev, const struct dev_rings *rings,
 	if (!c)
 		return -ENOMEM;
 	c->dev = ref(dev);
+	c->settings = settings;
 	err = open_image(dev, &dev->parsed, &settings, 0, &c->image);
 	if (err)
 		goto err_free;
@@ -709,6 +711,8 @@ int dev_connect(struct device *dev, const struct dev_rings *rings, struct dev_ge
 	}
 	lock_acquire(&dev->lock);
 	dev->conn = c;
+	/* They may have been set since the connection took a copy. */
+	poller_apply(c->poller, &dev->settings);
 	/* It may have happened before on_event could see the connection. */
 	poller_look(c->poller, &view);
 	dev->state = view.broken ? DEV_BROKEN : DEV_CONNECTED;
@@ -918,12 +922,12 @@ int dev_pause(struct device *dev)
 	return 0;
 }
 
+/* With what the guest was told and the image was opened with: what is not live is for the next connection. */
 static void go_on(struct device *dev, struct connection *c)
 {
-	struct settings settings = settings_now(dev);
-	struct parse_limits limits = limits_of(dev, &dev->geometry, &settings);
+	struct parse_limits limits = limits_of(dev, &dev->geometry, &c->settings);
 
-	poller_resume(c->poller, c->image, &limits, settings.value[SET_CACHE] == CACHE_NONE,
+	poller_resume(c->poller, c->image, &limits, c->settings.value[SET_CACHE] == CACHE_NONE,
 		      !(img_info(c->image)->caps & RD_CAP_PARALLEL));
 }
 
@@ -947,12 +951,14 @@ static void adopt(struct device *dev, struct connection *c, struct image *image,
 
 	geometry_of(dev, img_info(image), settings, &g);
 	c->image = image;
+	c->settings.value[SET_CACHE] = settings->value[SET_CACHE];
 	lock_acquire(&dev->lock);
 	params_free(&dev->parsed);
 	dev->parsed = *parsed;
 	free(dev->params);
 	dev->params = params;
 	dev->settings = *settings;
+	poller_apply(c->poller, settings);
 	dev->geometry.sectors = g.sectors;
 	dev->geometry.discard = g.discard;
 	lock_release(&dev->lock);
@@ -967,6 +973,7 @@ static int reopen_old(struct device *dev, struct connection *c)
 
 	dev_error(dev, why, sizeof why);
 	err = open_image(dev, &dev->parsed, &settings, 0, &c->image);
+	c->settings.value[SET_CACHE] = settings.value[SET_CACHE];
 	if (err) {
 		dev_error(dev, again, sizeof again);
 		dev_set_error(dev, "%.200s; and the old image cannot be opened again: %.200s", why, again);
