@@ -31,6 +31,9 @@ void limits_update(struct poller *p)
 {
 	struct throttle_limits limits;
 
+	/* Nothing may start, so there is no hurry; and when a call hung the buckets may be the next poller's. */
+	if (!poller_may_consume(p))
+		return;
 	if (!atomic_load_explicit(&p->relimit, memory_order_relaxed) ||
 	    !atomic_exchange(&p->relimit, false))
 		return;
