@@ -704,8 +704,8 @@ int dev_connect(struct device *dev, const struct dev_rings *rings, struct dev_ge
 	wait_for_closing(dev);
 	err = build_connection(dev, rings, geometry, &c);
 	if (err) {
-		log_limited(&dev->life, LOG_LVL_ERR, LOG_DEVICE, "cannot connect: %s",
-			    dev_error(dev, reason, sizeof reason));
+		dev_error(dev, reason, sizeof reason); /* not among the log's arguments: it may be limited */
+		log_limited(&dev->life, LOG_LVL_ERR, LOG_DEVICE, "cannot connect: %s", reason);
 		event_emit(EVENT_ERROR, dev->name, 0, "cannot connect: %s", reason);
 		return err;
 	}
@@ -1050,7 +1050,8 @@ int dev_unpause(struct device *dev, const char *params)
 	if (err) {
 		char why[512];
 
-		log_err(LOG_DEVICE, "still paused: %s", dev_error(dev, why, sizeof why));
+		dev_error(dev, why, sizeof why);
+		log_err(LOG_DEVICE, "still paused: %s", why);
 		event_emit(EVENT_ERROR, dev->name, 0, "still paused: %s", why);
 		return err;
 	}
