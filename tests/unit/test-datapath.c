@@ -905,6 +905,57 @@ static void waiting_ones_hold_up_neither_pause_nor_disconnect(void **state)
 		assert_int_equal(guest_grant_in_use(vbd.guest, gref[i]), 0);
 }
 
+/* Each its own, although their segments are read long after they came. */
+static void indirect_requests_that_wait_keep_their_pages(void **state)
+{
+	enum { REQS = 6, PAGES = 12 };
+
+	(void)state;
+	vbd_create(&vbd, params, "iops-write=20 burst=10", true);
+	assert_int_equal(vbd_connect(&vbd, 0, true), 0);
+	for (unsigned n = 0; n < REQS; n++) {
+		struct blkif_request_segment *table = guest_pages(vbd.guest, 1);
+		uint8_t *pages = guest_pages(vbd.guest, PAGES);
+		blkif_request_indirect_t *req = (void *)vbd_slot(&vbd);
+
+		memset(pages, (int)n + 1, PAGES * 4096);
+		for (unsigned i = 0; i < PAGES; i++)
+			table[i] = (struct blkif_request_segment){
+				.gref = guest_grant(vbd.guest, pages + i * 4096, false),
+				.last_sect = 7,
+			};
+		req->operation = BLKIF_OP_INDIRECT;
+		req->indirect_op = BLKIF_OP_WRITE;
+		req->nr_segments = PAGES;
+		req->id = n;
+		req->sector_number = n * PAGES * 8;
+		req->indirect_grefs[0] = guest_grant(vbd.guest, table, true);
+	}
+	vbd_push(&vbd);
+	for (unsigned n = 0; n < REQS; n++)
+		assert_int_equal(vbd_answer(&vbd).status, 0);
+	for (unsigned n = 0; n < REQS; n++) {
+		assert_int_equal(vbd_do(&vbd, BLKIF_OP_READ, n * PAGES * 8, gref, 1), 0);
+		assert_int_equal(data[0], n + 1);
+	}
+}
+
+/* Its place is not the one that those before it wait for. */
+static void a_barrier_leaves_room_for_those_before_it(void **state)
+{
+	(void)state;
+	vbd_create(&vbd, params, "barrier=on max-requests=1 iops-write=20 burst=10", true);
+	assert_int_equal(vbd_connect(&vbd, 0, true), 0);
+	put_pages(3, BLKIF_OP_WRITE, 1);
+	vbd_put(&vbd, BLKIF_OP_WRITE_BARRIER, 4, 80, gref, 2);
+	vbd_push(&vbd);
+	for (unsigned i = 1; i <= 4; i++) {
+		uint64_t id = vbd_answer(&vbd).id;
+
+		assert_true(i < 4 ? id < 4 : id == 4);
+	}
+}
+
 /* One after the other, whatever has to wait. */
 static void nothing_passes_a_barrier(void **state)
 {
@@ -1000,6 +1051,8 @@ int main(void)
 		CASE(bytes_are_limited_too),
 		CASE(reads_pass_writes_that_wait),
 		CASE(waiting_ones_hold_up_neither_pause_nor_disconnect),
+		CASE(indirect_requests_that_wait_keep_their_pages),
+		CASE(a_barrier_leaves_room_for_those_before_it),
 		CASE(nothing_passes_a_barrier),
 		CASE(limits_change_while_it_works),
 	};
