@@ -78,14 +78,21 @@ static int work(const struct worker *worker, const struct piece *piece)
 	return r;
 }
 
-static int copy_down(struct commit *c)
+/*
+ * The walk has a handle of its own: a map that must wait for somebody who reads does not answer, and what it does not
+ * answer would be taken for data of the overlay.
+ */
+static int copy_down(struct commit *c, const char *string)
 {
 	struct job job = {.next = next, .work = work, .ctx = c};
+	struct source alone = {.image = NULL};
 	int r = job_threads(threads, &job.threads);
 
+	if (!r)
+		r = source_open_alone(&alone, string, RD_OPEN_PROBE);
 	if (r)
-		return r;
-	r = walk_init(&c->walk, c->top, true);
+		return source_close(&alone), r;
+	r = walk_init(&c->walk, alone.image, true);
 	progress_start("commit", img_info(c->top)->size, true);
 	if (!r)
 		r = job_run(&job);
@@ -93,6 +100,7 @@ static int copy_down(struct commit *c)
 		r = img_flush(c->base);
 	progress_end();
 	walk_done(&c->walk);
+	source_close(&alone);
 	return r ? tool_failed(r, "not committed; the overlay is as it was") : 0;
 }
 
@@ -175,7 +183,7 @@ static int commit(struct source *top, struct source *base)
 	char text[32];
 
 	if (!status)
-		status = copy_down(&c);
+		status = copy_down(&c, top->string);
 	if (!status && !keep)
 		status = empty(&c, top);
 	if (status)

@@ -201,17 +201,21 @@ static int copy(struct source *from, struct source *to)
 		.overlay = backing,
 	};
 	struct job job = {.next = next, .work = work, .ctx = &c};
+	struct source alone = {.image = NULL};
 	int r = job_threads(threads, &job.threads);
 
+	/* As in commit: nobody reads through the handle that must say what is there. */
+	if (!r && backing)
+		r = source_open_alone(&alone, from->string, RD_OPEN_PROBE);
 	if (r)
-		return r;
+		return source_close(&alone), r;
 	r = backing ? 0 : is_zeroed(to);
 	if (r < 0)
 		return tool_failed(r, "%s", to->string);
 	c.zeroed = r;
 	if (sparse != UINT64_MAX && sparse)
 		c.granule = (uint32_t)MAX(sparse, compress ? (uint64_t)c.granule : 0);
-	r = walk_init(&c.walk, from->image, c.overlay);
+	r = walk_init(&c.walk, backing ? alone.image : from->image, c.overlay);
 	progress_start("convert", img_info(from->image)->size, true);
 	if (!r)
 		r = job_run(&job);
@@ -219,6 +223,7 @@ static int copy(struct source *from, struct source *to)
 		r = img_flush(to->image);
 	progress_end();
 	walk_done(&c.walk);
+	source_close(&alone);
 	return r ? tool_failed(r, "%s: not copied", from->string) : 0;
 }
 
