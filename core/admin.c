@@ -75,6 +75,7 @@ struct admin_client {
 	char follows_disk[24];    /* "": all */
 	uint64_t events_at;       /* the next it wants */
 	uint64_t events_lost;     /* it has not been told yet */
+	bool more_events;         /* there may be some that had no room: it is to be looked at when it takes more */
 };
 
 static struct {
@@ -374,9 +375,12 @@ static bool queue_events(struct admin_client *client)
  * gets the next at once: nothing else would bring us back. */
 static void client_events(struct admin_client *client)
 {
-	while (client->follows && !client->dead && client->out_len - client->out_sent < OUT_HIGH / 2 &&
-	       queue_events(client))
-		client_flush(client);
+	client->more_events = client->follows;
+	while (client->more_events && !client->dead && client->out_len - client->out_sent < OUT_HIGH / 2) {
+		client->more_events = queue_events(client);
+		if (client->more_events)
+			client_flush(client);
+	}
 }
 
 /* ---- dispatch ------------------------------------------------------------------------------------ */
@@ -750,7 +754,7 @@ static void client_interest(struct admin_client *client)
 
 	if (may_take_requests(client) && !client->eof)
 		event.events |= EPOLLIN;
-	if (client->out_len > client->out_sent)
+	if (client->out_len > client->out_sent || client->more_events)
 		event.events |= EPOLLOUT;
 	if (event.events == client->interest)
 		return;
