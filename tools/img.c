@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,7 +22,7 @@
 
 bool tool_json, tool_quiet;
 static bool verbose;
-static volatile sig_atomic_t stopped_by;
+static atomic_int stopped_by; /* by the handler, on any thread; lock-free */
 static char *to_remove;
 
 extern const char *tool_driver_dir, *tool_redo_dir;
