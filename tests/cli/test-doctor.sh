@@ -85,7 +85,7 @@ rm "$host/proc/xen/capabilities"
 doctor 1 "/proc/xen is not mounted" "modprobe xenfs"
 rm -r "$host/proc/xen" "$host/sys/hypervisor"
 doctor 1 "does not run on Xen" "boot into Xen"
-! grep -q gntdev.*No "$tmp/out" || fail "devices of Xen without Xen"
+! grep -q 'gntdev.*No' "$tmp/out" || fail "devices of Xen without Xen"
 
 # An empty tree has many problems, and none that crashes.
 ctl 1 doctor --root "$tmp/nothing"

@@ -25,17 +25,17 @@ model()
 	qemu-img convert -f qcow2 -O raw "$tmp/a.qcow2" "$tmp/model"
 }
 
-# clean [IMAGE]: no error and no leak.
+# clean IMAGE: no error and no leak.
 clean()
 {
-	qemu-img check -f qcow2 "${1:-$tmp/a.qcow2}" >"$tmp/check" 2>&1 ||
+	qemu-img check -f qcow2 "$1" >"$tmp/check" 2>&1 ||
 		fail "$what: qemu-img check: $(cat "$tmp/check")"
 }
 
 # agrees: the image holds what the model says, for QEMU, and its tables are right.
 agrees()
 {
-	clean
+	clean "$tmp/a.qcow2"
 	qemu-img compare -q -f qcow2 -F raw "$tmp/a.qcow2" "$tmp/model" ||
 		fail "$what: QEMU reads something else"
 }

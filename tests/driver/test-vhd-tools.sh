@@ -12,7 +12,7 @@ create "vhd:$tmp/p.vhd" 16M
 "$img" "vhd:$tmp/p.vhd" write 0 $((8 * MiB)) 1 flush
 create "vhd:$tmp/c.vhd" -b p.vhd -F vhd
 "$img" "vhd:$tmp/c.vhd" write $MiB 65536 2 zero $((4 * MiB)) $MiB write $((10 * MiB)) 512 3 flush
-content=(read 0 $MiB 1 read $MiB 65536 2 read $((MiB + 65536)) $MiB 1 read $((4 * MiB)) $MiB 0
+content=(read 0 "$MiB" 1 read "$MiB" 65536 2 read $((MiB + 65536)) "$MiB" 1 read $((4 * MiB)) "$MiB" 0
 	read $((5 * MiB)) $((3 * MiB)) 1 read $((8 * MiB)) $((2 * MiB)) 0 read $((10 * MiB)) 512 3)
 
 # Onto nothing, and onto a copy in another place.
