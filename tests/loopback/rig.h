@@ -138,14 +138,15 @@ static inline int rig_stop_daemon(struct rig *rig)
 	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
+/* What a daemon makes: files, and the directory of redo logs, which is empty when it has ended. */
 static inline void rig_remove_dir(const char *dir)
 {
 	DIR *d = opendir(dir);
 	struct dirent *entry;
 
 	while (d && (entry = readdir(d)))
-		if (entry->d_name[0] != '.')
-			unlinkat(dirfd(d), entry->d_name, 0);
+		if (entry->d_name[0] != '.' && unlinkat(dirfd(d), entry->d_name, 0) && errno == EISDIR)
+			unlinkat(dirfd(d), entry->d_name, AT_REMOVEDIR);
 	if (d)
 		closedir(d);
 	rmdir(dir);
