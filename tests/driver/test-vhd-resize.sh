@@ -26,6 +26,12 @@ same "the batmap is still there" yes "$(fact "vhd:$disk" batmap)"
 "$img" "vhd:$disk" resize $((2040 * 1024 * MiB)) -resize $((2040 * 1024 * MiB + 512)) read 0 $((4 * MiB)) 7 >/dev/null
 checks "$disk"
 
+# One without any block: the table grows to where the footer is.
+create "vhd:$tmp/e.vhd" 100M
+"$img" "vhd:$tmp/e.vhd" resize $((5000 * MiB)) read 0 $((100 * MiB)) 0 write $((4999 * MiB)) $MiB 5 flush
+checks "$tmp/e.vhd"
+qio "$tmp/e.vhd" "read -P 0 0 100M" "read -P 5 4999M 1M"
+
 # Smaller: the end is gone, and does not come back.
 "$img" "vhd:$disk" resize $((3 * MiB)) read 0 $((3 * MiB)) 7 -read $((3 * MiB)) 512 7 resize $((200 * MiB)) \
 	read 0 $((3 * MiB)) 7 read $((3 * MiB)) $((197 * MiB)) 0 flush >/dev/null
