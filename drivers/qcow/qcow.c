@@ -13,6 +13,7 @@
 #include <libqcow.h>
 
 #include "common/bytes.h"
+#include "common/option.h"
 
 #include <errno.h>
 #include <ringdisk/driver.h>
@@ -199,16 +200,6 @@ static int check_header(struct qcow *q, const char *path, uint64_t file_size)
 	return -ENOTSUP;
 }
 
-static const char *option(const struct rd_open_args *args, const char *key)
-{
-	size_t len = strlen(key);
-
-	for (const char *const *o = args->options; o && *o; o++)
-		if (!strncmp(*o, key, len) && (*o)[len] == '=')
-			return *o + len + 1;
-	return NULL;
-}
-
 /* The first line of the key file, without its end. */
 static int read_key(struct qcow *q, const char *path, uint8_t *key, size_t *length)
 {
@@ -238,7 +229,7 @@ static int read_key(struct qcow *q, const char *path, uint8_t *key, size_t *leng
 
 static int set_key(struct qcow *q, const struct rd_open_args *args)
 {
-	const char *path = option(args, "key-file");
+	const char *path = option_value(args->options, "key-file");
 	uint8_t key[KEY_MAX];
 	size_t length;
 	int r;

@@ -523,12 +523,12 @@ static void encode_fields(const struct header *h, uint8_t *b, uint32_t length)
 }
 
 /* Where the next extension goes; 0 once something did not fit. */
-struct cursor {
+struct extensions {
 	uint8_t *buf;
 	size_t at, len;
 };
 
-static void put_bytes(struct cursor *c, const void *data, size_t len)
+static void put_bytes(struct extensions *c, const void *data, size_t len)
 {
 	if (c->at > c->len || align_up(len, 8) > c->len - c->at) {
 		c->at = c->len + 1;
@@ -539,7 +539,7 @@ static void put_bytes(struct cursor *c, const void *data, size_t len)
 	c->at += align_up(len, 8);
 }
 
-static void put_extension(struct cursor *c, uint32_t type, const void *data, size_t len)
+static void put_extension(struct extensions *c, uint32_t type, const void *data, size_t len)
 {
 	uint8_t head[EXT_HEADER];
 
@@ -549,7 +549,7 @@ static void put_extension(struct cursor *c, uint32_t type, const void *data, siz
 	put_bytes(c, data, len);
 }
 
-static void put_extensions(struct cursor *c, const struct header *h)
+static void put_extensions(struct extensions *c, const struct header *h)
 {
 	uint8_t data[24] = { 0 };
 
@@ -583,7 +583,7 @@ int header_encode(const struct header *h, uint8_t *buf, size_t len)
 {
 	uint32_t length = h->version < 3 ? HDR_V2_LENGTH : HDR_OUR_LENGTH + (uint32_t)h->fields_len;
 	size_t name = h->backing ? strlen(h->backing) : 0, place;
-	struct cursor c = { .buf = buf, .at = length, .len = len };
+	struct extensions c = { .buf = buf, .at = length, .len = len };
 
 	if (length > len)
 		return -E2BIG;

@@ -183,33 +183,14 @@ static int pack(struct qcow2 *q, uint8_t *in, uint8_t *out, uint64_t guest, uint
 	return p.length ? store_claimed(q, &p) : q_writev(q, &iov, 1, guest);
 }
 
-/* The next length bytes of the vectors, from byte skip on: the caller's memory may change while we compress. */
-static void gather(const struct iovec *iov, uint64_t skip, uint8_t *to, uint64_t length)
-{
-	for (; length; iov++) {
-		uint64_t step;
-
-		if (skip >= iov->iov_len) {
-			skip -= iov->iov_len;
-			continue;
-		}
-		step = MIN(iov->iov_len - skip, length);
-		memcpy(to, (const uint8_t *)iov->iov_base + skip, step);
-		to += step;
-		length -= step;
-		skip = 0;
-	}
-}
-
 int q_write_compressed(void *handle, const struct iovec *iov, int iovcnt, uint64_t offset)
 {
 	struct qcow2 *q = handle;
-	uint64_t length = 0, step;
+	uint64_t length = vectors_length(iov, iovcnt), step;
+	struct cursor from = cursor_of(iov, iovcnt);
 	uint8_t *buf;
 	int r = 0;
 
-	for (int i = 0; i < iovcnt; i++)
-		length += iov[i].iov_len;
 	if (!is_aligned(offset, q->cluster))
 		return -EINVAL;
 	buf = malloc(2 * (size_t)q->cluster);
@@ -217,7 +198,8 @@ int q_write_compressed(void *handle, const struct iovec *iov, int iovcnt, uint64
 		return -ENOMEM;
 	for (uint64_t done = 0; !r && done < length; done += step) {
 		step = MIN(length - done, q->cluster);
-		gather(iov, done, buf, step);
+		/* A copy: the caller's memory may change while we compress. */
+		cursor_get(&from, buf, step);
 		r = pack(q, buf, buf + q->cluster, offset + done, step);
 	}
 	free(buf);

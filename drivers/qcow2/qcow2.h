@@ -37,6 +37,7 @@
 
 #include "common/bytes.h"
 #include "common/claims.h"
+#include "common/cursor.h"
 #include "common/meta.h"
 #include "format.h"
 

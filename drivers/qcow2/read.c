@@ -288,89 +288,28 @@ void q_unmap(void *handle, uint64_t token)
 	meta_exit(q->meta, token);
 }
 
-/* ---- vectors ------------------------------------------------------------------------------------------- */
-
-/* Where the next byte goes. */
-struct place {
-	const struct iovec *iov;
-	int count;
-	size_t skip; /* bytes of iov[0] that are done */
-};
-
-static void forward(struct place *place, uint64_t length)
-{
-	while (length) {
-		size_t step = (size_t)MIN((uint64_t)(place->iov->iov_len - place->skip), length);
-
-		length -= step;
-		place->skip += step;
-		if (place->skip < place->iov->iov_len)
-			return;
-		place->iov++;
-		place->count--;
-		place->skip = 0;
-	}
-}
-
-/* Vectors of the next length bytes, up to max of them: their number, their bytes in *got. */
-static int window(const struct place *place, uint64_t length, struct iovec *iov, int max,
-		  uint64_t *got)
-{
-	size_t skip = place->skip;
-	int n = 0;
-
-	*got = 0;
-	for (int i = 0; i < place->count && n < max && *got < length; i++, skip = 0) {
-		size_t step = (size_t)MIN((uint64_t)(place->iov[i].iov_len - skip), length - *got);
-
-		if (!step)
-			continue;
-		iov[n].iov_base = (char *)place->iov[i].iov_base + skip;
-		iov[n++].iov_len = step;
-		*got += step;
-	}
-	return n;
-}
-
-static void put(struct place *place, const uint8_t *data, uint64_t length)
-{
-	while (length) {
-		struct iovec iov;
-		uint64_t got;
-
-		window(place, length, &iov, 1, &got);
-		if (data)
-			memcpy(iov.iov_base, data, got);
-		else
-			memset(iov.iov_base, 0, got);
-		data = data ? data + got : NULL;
-		length -= got;
-		forward(place, got);
-	}
-}
-
 /* ---- read ---------------------------------------------------------------------------------------------- */
 
 /* length bytes of this file, or of the backing file if child is set, to the place. */
 static int read_into(struct qcow2 *q, struct rd_child *child, uint64_t offset, uint64_t length,
-		     struct place *to)
+		     struct cursor *to)
 {
 	struct iovec iov[VECS];
 	uint64_t got;
 	int r = 0;
 
 	for (; !r && length; offset += got, length -= got) {
-		int n = window(to, length, iov, VECS, &got);
+		int n = cursor_window(to, length, iov, VECS, &got);
 
 		r = child ? q->host->child_readv(child, iov, n, offset)
 			  : q->host->file_readv(q->file, iov, n, offset);
-		forward(to, got);
+		cursor_advance(to, got);
 	}
 	return r;
 }
 
 /* Of the backing file, by whole sectors of its, through a buffer. */
-static int read_bounced(struct qcow2 *q, uint64_t offset, uint64_t length, struct place *to)
+static int read_bounced(struct qcow2 *q, uint64_t offset, uint64_t length, struct cursor *to)
 {
 	uint8_t *buf = q->host->alloc(q->host, BOUNCE);
 	int r = buf ? 0 : -ENOMEM;
@@ -382,7 +321,7 @@ static int read_bounced(struct qcow2 *q, uint64_t offset, uint64_t length, struc
 
 		r = q->host->child_readv(q->backing, &iov, 1, start);
 		if (!r)
-			put(to, buf + (offset - start), step);
+			cursor_put(to, buf + (offset - start), step);
 		offset += step;
 		length -= step;
 	}
@@ -390,7 +329,7 @@ static int read_bounced(struct qcow2 *q, uint64_t offset, uint64_t length, struc
 	return r;
 }
 
-static int read_none(struct qcow2 *q, uint64_t guest, uint64_t length, struct place *to)
+static int read_none(struct qcow2 *q, uint64_t guest, uint64_t length, struct cursor *to)
 {
 	uint64_t below = 0;
 	int r = 0;
@@ -403,11 +342,11 @@ static int read_none(struct qcow2 *q, uint64_t guest, uint64_t length, struct pl
 			r = read_bounced(q, guest, below, to);
 	}
 	if (!r)
-		put(to, NULL, length - below);
+		cursor_put(to, NULL, length - below);
 	return r;
 }
 
-static int read_compressed(struct qcow2 *q, const struct run *run, struct place *to)
+static int read_compressed(struct qcow2 *q, const struct run *run, struct cursor *to)
 {
 	const struct cluster c = { .kind = CLUSTER_COMPRESSED,
 				   .host = run->host,
@@ -418,7 +357,7 @@ static int read_compressed(struct qcow2 *q, const struct run *run, struct place 
 
 	if (!data)
 		return r;
-	put(to, data + (run->guest & (q->cluster - 1)), run->length);
+	cursor_put(to, data + (run->guest & (q->cluster - 1)), run->length);
 	decompressed_put(q, hold);
 	return 0;
 }
@@ -434,7 +373,7 @@ static int read_invalid(struct qcow2 *q, uint64_t guest)
 	return -EIO;
 }
 
-static int read_run(struct qcow2 *q, const struct run *run, struct place *to)
+static int read_run(struct qcow2 *q, const struct run *run, struct cursor *to)
 {
 	switch (run->kind) {
 	case CLUSTER_DATA:
@@ -444,7 +383,7 @@ static int read_run(struct qcow2 *q, const struct run *run, struct place *to)
 	case CLUSTER_COMPRESSED:
 		return read_compressed(q, run, to);
 	case CLUSTER_ZERO:
-		put(to, NULL, run->length);
+		cursor_put(to, NULL, run->length);
 		return 0;
 	case CLUSTER_INVALID:
 	default:
@@ -477,7 +416,7 @@ static int runs_load(struct qcow2 *q, uint64_t guest, uint64_t length, struct ru
 	}
 }
 
-static int read_range(struct qcow2 *q, struct place *to, uint64_t guest, uint64_t length)
+static int read_range(struct qcow2 *q, struct cursor *to, uint64_t guest, uint64_t length)
 {
 	struct run run[RUNS];
 
@@ -501,18 +440,15 @@ static int read_range(struct qcow2 *q, struct place *to, uint64_t guest, uint64_
 
 int q_readv(void *handle, const struct iovec *iov, int iovcnt, uint64_t offset)
 {
-	struct place to = { .iov = iov, .count = iovcnt };
-	uint64_t length = 0;
+	struct cursor to = cursor_of(iov, iovcnt);
 
-	for (int i = 0; i < iovcnt; i++)
-		length += iov[i].iov_len;
-	return read_range(handle, &to, offset, length);
+	return read_range(handle, &to, offset, vectors_length(iov, iovcnt));
 }
 
 int q_read(struct qcow2 *q, void *buf, uint64_t offset, uint64_t length)
 {
 	const struct iovec iov = { .iov_base = buf, .iov_len = length };
-	struct place to = { .iov = &iov, .count = 1 };
+	struct cursor to = cursor_of(&iov, 1);
 
 	return read_range(q, &to, offset, length);
 }
@@ -520,7 +456,7 @@ int q_read(struct qcow2 *q, void *buf, uint64_t offset, uint64_t length)
 int q_read_backing(struct qcow2 *q, void *buf, uint64_t offset, uint64_t length)
 {
 	const struct iovec iov = { .iov_base = buf, .iov_len = length };
-	struct place to = { .iov = &iov, .count = 1 };
+	struct cursor to = cursor_of(&iov, 1);
 
 	return read_none(q, offset, length, &to);
 }

@@ -27,13 +27,6 @@
 #define RUN_MAX  120 /* clusters linked at once: what one meta_begin() may defer */
 #define FEW_IOVS 64
 
-/* What is left to write. */
-struct source {
-	const struct iovec *iov;
-	int iovcnt;
-	uint64_t skip; /* bytes of them that are done */
-};
-
 /* One cluster as its entry tells it. Bits of masks are subclusters. */
 struct state {
 	uint64_t host;      /* 0: none */
@@ -81,39 +74,6 @@ static uint32_t bits_of(const struct qcow2 *q, uint64_t start, uint64_t from, ui
 	first = (from - start) / q->subcluster;
 	count = (end - start + q->subcluster - 1) / q->subcluster - first;
 	return (uint32_t)(((1ull << count) - 1) << first);
-}
-
-/* ---- the guest's vectors ------------------------------------------------------------------------------- */
-
-/* The next length bytes into out, which has room; their number. */
-static int source_take(const struct source *s, uint64_t length, struct iovec *out)
-{
-	uint64_t skip = s->skip;
-	int n = 0;
-
-	for (int i = 0; i < s->iovcnt && length; i++) {
-		uint64_t len = s->iov[i].iov_len;
-
-		if (skip >= len) {
-			skip -= len;
-			continue;
-		}
-		len = MIN(len - skip, length);
-		out[n++] = (struct iovec){ (char *)s->iov[i].iov_base + skip, len };
-		length -= len;
-		skip = 0;
-	}
-	return n;
-}
-
-static void source_step(struct source *s, uint64_t length)
-{
-	s->skip += length;
-	while (s->iovcnt && s->skip >= s->iov->iov_len) {
-		s->skip -= s->iov->iov_len;
-		s->iov++;
-		s->iovcnt--;
-	}
 }
 
 /* ---- entries ------------------------------------------------------------------------------------------- */
@@ -206,20 +166,21 @@ static uint64_t in_place_length(struct qcow2 *q, uint64_t at, uint64_t length, u
 	return done;
 }
 
-static int file_write(struct qcow2 *q, const struct source *s, uint64_t length, const struct iovec *head,
+static int file_write(struct qcow2 *q, const struct cursor *data, uint64_t length, const struct iovec *head,
 		      const struct iovec *tail, uint64_t host)
 {
 	struct iovec few[FEW_IOVS], *iov = few;
+	uint64_t bytes;
 	int n = 0, r;
 
-	if (s->iovcnt + 2 > FEW_IOVS) {
-		iov = malloc((size_t)(s->iovcnt + 2) * sizeof(*iov));
+	if (data->count + 2 > FEW_IOVS) {
+		iov = malloc((size_t)(data->count + 2) * sizeof(*iov));
 		if (!iov)
 			return -ENOMEM;
 	}
 	if (head->iov_len)
 		iov[n++] = *head;
-	n += source_take(s, length, iov + n);
+	n += cursor_window(data, length, iov + n, data->count, &bytes);
 	if (tail->iov_len)
 		iov[n++] = *tail;
 	r = q->host->file_writev(q->file, iov, n, host);
@@ -229,7 +190,7 @@ static int file_write(struct qcow2 *q, const struct source *s, uint64_t length, 
 }
 
 /* Write what has its place already, from the start of the range on. *done: how much that was, perhaps nothing. */
-static int write_in_place(struct qcow2 *q, const struct source *s, uint64_t offset, uint64_t length, uint64_t *done)
+static int write_in_place(struct qcow2 *q, const struct cursor *data, uint64_t offset, uint64_t length, uint64_t *done)
 {
 	static const struct iovec nothing;
 	struct meta_slice *slice = NULL;
@@ -260,7 +221,7 @@ static int write_in_place(struct qcow2 *q, const struct source *s, uint64_t offs
 		return q_corrupt(q, "the data of the disk at %llu is at %#llx, where metadata is",
 				 (unsigned long long)offset, (unsigned long long)host);
 	if (*done) {
-		r = file_write(q, s, *done, &nothing, &nothing, host);
+		r = file_write(q, data, *done, &nothing, &nothing, host);
 		meta_exit(q->meta, token);
 	}
 	return r;
@@ -416,7 +377,7 @@ static int read_edge(struct qcow2 *q, const struct state *s, uint64_t start, uin
 	return q_read(q, edge->iov_base, from, MIN(to, size) - from);
 }
 
-static int write_run(struct qcow2 *q, const struct source *s, const struct run *run)
+static int write_run(struct qcow2 *q, const struct cursor *data, const struct run *run)
 {
 	struct iovec head = { 0 }, tail = { 0 };
 	uint64_t host = run->host + (run->low - run->start);
@@ -431,7 +392,7 @@ static int write_run(struct qcow2 *q, const struct source *s, const struct run *
 		meta_rdunlock(q->meta);
 		r = meets ? q_corrupt(q, "new data would go to %#llx, where metadata is",
 				      (unsigned long long)host)
-			  : file_write(q, s, run->to - run->from, &head, &tail, host);
+			  : file_write(q, data, run->to - run->from, &head, &tail, host);
 	}
 	q->host->free(q->host, head.iov_base);
 	q->host->free(q->host, tail.iov_base);
@@ -525,7 +486,7 @@ static int prepare(struct qcow2 *q, struct run *run)
 	return r;
 }
 
-static int write_claimed(struct qcow2 *q, const struct source *s, struct run *run)
+static int write_claimed(struct qcow2 *q, const struct cursor *data, struct run *run)
 {
 	int r = prepare(q, run);
 
@@ -534,7 +495,7 @@ static int write_claimed(struct qcow2 *q, const struct source *s, struct run *ru
 	if (r)
 		return r;
 	find_edges(q, run);
-	r = write_run(q, s, run);
+	r = write_run(q, data, run);
 	if (!r)
 		r = link_run(q, run);
 	if (r)
@@ -565,7 +526,7 @@ static uint64_t end_of_slice(const struct qcow2 *q, uint64_t guest)
 }
 
 /* Write where something has to be allocated or changed, from the start of the range on. *done: how much that was. */
-static int write_allocating(struct qcow2 *q, const struct source *s, uint64_t offset, uint64_t length,
+static int write_allocating(struct qcow2 *q, const struct cursor *data, uint64_t offset, uint64_t length,
 			    uint64_t *done)
 {
 	struct run run = {
@@ -578,7 +539,7 @@ static int write_allocating(struct qcow2 *q, const struct source *s, uint64_t of
 
 	run.to = MIN(run.to, run.start + ((uint64_t)RUN_MAX << q->cluster_bits));
 	claims_take(&q->claims, &claim, run.start, align_up(run.to, q->cluster));
-	r = write_claimed(q, s, &run);
+	r = write_claimed(q, data, &run);
 	claims_give(&q->claims, &claim);
 	meta_unpin(q->meta, run.slice);
 	*done = r ? 0 : run.to - run.from;
@@ -590,17 +551,15 @@ static int write_allocating(struct qcow2 *q, const struct source *s, uint64_t of
 int q_writev(void *handle, const struct iovec *iov, int iovcnt, uint64_t offset)
 {
 	struct qcow2 *q = handle;
-	struct source s = { .iov = iov, .iovcnt = iovcnt };
-	uint64_t length = 0, done;
+	struct cursor data = cursor_of(iov, iovcnt);
+	uint64_t length = vectors_length(iov, iovcnt), done;
 	int r = 0;
 
-	for (int i = 0; i < iovcnt; i++)
-		length += iov[i].iov_len;
 	while (length && !r) {
-		r = write_in_place(q, &s, offset, length, &done);
+		r = write_in_place(q, &data, offset, length, &done);
 		if (!r && !done)
-			r = write_allocating(q, &s, offset, length, &done);
-		source_step(&s, done);
+			r = write_allocating(q, &data, offset, length, &done);
+		cursor_advance(&data, done);
 		offset += done;
 		length -= done;
 	}

@@ -580,29 +580,17 @@ static bool all_zero(const uint8_t *bytes, size_t len)
 	return true;
 }
 
-/* A place in a list of buffers. */
-struct cursor {
-	const struct iovec *iov;
-	size_t done; /* of iov[0] */
-};
-
 /* The next length bytes: zeroes? out: the same bytes as a list, *n long; the cursor goes on. */
-static bool take(struct cursor *cursor, uint64_t length, struct iovec *out, int *n)
+static bool take(struct cursor *from, uint64_t length, struct iovec *out, int *n)
 {
 	bool zero = true;
+	uint64_t step;
 
-	while (length) {
-		size_t len = MIN(cursor->iov->iov_len - cursor->done, length);
-		uint8_t *bytes = (uint8_t *)cursor->iov->iov_base + cursor->done;
-
-		if (len) {
-			zero = zero && all_zero(bytes, len);
-			out[(*n)++] = (struct iovec){ bytes, len };
-		}
-		cursor->done += len;
-		length -= len;
-		if (cursor->done == cursor->iov->iov_len)
-			*cursor = (struct cursor){ cursor->iov + 1, 0 };
+	while (length && cursor_window(from, length, out + *n, 1, &step)) {
+		zero = zero && all_zero(out[*n].iov_base, step);
+		(*n)++;
+		cursor_advance(from, step);
+		length -= step;
 	}
 	return zero;
 }
@@ -617,10 +605,8 @@ static int write_piece(struct qcow2 *q, bool zero, const struct iovec *iov, int 
 }
 
 /* Cut at the edges of clusters, and join again what is zeroes and what is not. */
-static int write_detecting(struct qcow2 *q, const struct iovec *iov, uint64_t offset, uint64_t end,
-			   struct iovec *list)
+static int write_detecting(struct qcow2 *q, struct cursor from, uint64_t offset, uint64_t end, struct iovec *list)
 {
-	struct cursor cursor = { iov, 0 };
 	uint64_t start = offset, at, next;
 	bool zero = false;
 	int r = 0, n = 0;
@@ -630,7 +616,7 @@ static int write_detecting(struct qcow2 *q, const struct iovec *iov, uint64_t of
 		bool is;
 
 		next = MIN(end, align_down(at, q->subcluster) + q->subcluster);
-		is = take(&cursor, next - at, list, &n);
+		is = take(&from, next - at, list, &n);
 		if (at > start && is != zero) {
 			r = write_piece(q, zero, list, before, start, at - start);
 			memmove(list, list + before, (size_t)(n - before) * sizeof(*list));
@@ -645,20 +631,18 @@ static int write_detecting(struct qcow2 *q, const struct iovec *iov, uint64_t of
 int q_writev_detect(void *handle, const struct iovec *iov, int iovcnt, uint64_t offset)
 {
 	struct qcow2 *q = handle;
-	uint64_t length = 0;
+	uint64_t length = vectors_length(iov, iovcnt);
 	struct iovec *list;
 	size_t pieces;
 	int r;
 
 	if (q->detect_zeroes == DETECT_OFF)
 		return q_writev(q, iov, iovcnt, offset);
-	for (int i = 0; i < iovcnt; i++)
-		length += iov[i].iov_len;
 	pieces = (size_t)iovcnt + length / q->subcluster + 2;
 	list = q->host->alloc(q->host, pieces * sizeof(*list));
 	if (!list)
 		return -ENOMEM;
-	r = write_detecting(q, iov, offset, offset + length, list);
+	r = write_detecting(q, cursor_of(iov, iovcnt), offset, offset + length, list);
 	q->host->free(q->host, list);
 	return r;
 }

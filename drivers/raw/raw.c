@@ -5,6 +5,8 @@
  * a raw image adds: its size in whole sectors, and the sector size that the guest sees. map()
  * answers always, so that the blocking calls serve only what the host cannot do at once.
  */
+#include "common/option.h"
+
 #include <errno.h>
 #include <ringdisk/driver.h>
 #include <stdlib.h>
@@ -16,21 +18,10 @@ struct raw {
 	uint32_t sector;
 };
 
-/* The value of a "key=value" option, or NULL. */
-static const char *option(const char *const *options, const char *key)
-{
-	size_t len = strlen(key);
-
-	for (const char *const *o = options; o && *o; o++)
-		if (!strncmp(*o, key, len) && (*o)[len] == '=')
-			return *o + len + 1;
-	return NULL;
-}
-
 static int parse_sector(const struct rd_host *host, const struct rd_open_args *args,
 			uint32_t *sector)
 {
-	const char *value = option(args->options, "sector-size");
+	const char *value = option_value(args->options, "sector-size");
 
 	*sector = 0;
 	if (!value)
@@ -236,7 +227,7 @@ static int size_file(const struct rd_host *host, const struct rd_create_args *ar
 
 static int preallocate(const struct rd_host *host, const struct rd_create_args *args, struct rd_file *file)
 {
-	const char *how = option(args->options, "preallocation");
+	const char *how = option_value(args->options, "preallocation");
 
 	if (!how || !strcmp(how, "off"))
 		return 0;
@@ -247,7 +238,7 @@ static int preallocate(const struct rd_host *host, const struct rd_create_args *
 
 static int check_create(const struct rd_host *host, const struct rd_create_args *args)
 {
-	const char *how = option(args->options, "preallocation");
+	const char *how = option_value(args->options, "preallocation");
 
 	if (args->backing) {
 		host->log(host, RD_LOG_ERR, "%s: a raw image stands on nothing", args->target);

@@ -62,7 +62,7 @@ static int parse(struct delay *d, const struct rd_open_args *args)
 	if (!r)
 		r = filter_number(host, args, "nth", ULONG_MAX, &d->nth);
 	if (!r)
-		r = filter_ops(host, filter_option(args, "hang"), &d->hang);
+		r = filter_ops(host, option_value(args->options, "hang"), &d->hang);
 	if (!r)
 		r = filter_path(args, "release", &d->release);
 	return r ? r : filter_path(args, "when", &d->filter.when);

@@ -42,7 +42,7 @@ static int parse_errno(const struct rd_host *host, const struct rd_open_args *ar
 		{ "EOPNOTSUPP", EOPNOTSUPP }, { "EROFS", EROFS },   { "ESTALE", ESTALE },
 		{ "ETIMEDOUT", ETIMEDOUT },   { "EACCES", EACCES }, { "EREMOTEIO", EREMOTEIO },
 	};
-	const char *text = filter_option(args, "errno");
+	const char *text = option_value(args->options, "errno");
 	unsigned long value = EIO;
 	int r;
 
@@ -63,7 +63,7 @@ static int parse_errno(const struct rd_host *host, const struct rd_open_args *ar
 static int parse(struct error *e, const struct rd_open_args *args)
 {
 	const struct rd_host *host = e->filter.host;
-	const char *ops = filter_option(args, "op");
+	const char *ops = option_value(args->options, "op");
 	int r = filter_ops(host, ops ? ops : "all", &e->ops);
 
 	e->nth = 1;

@@ -8,6 +8,8 @@
 #ifndef RD_TEST_FILTER_H
 #define RD_TEST_FILTER_H
 
+#include "common/option.h"
+
 #include <ctype.h>
 #include <errno.h>
 #include <limits.h>
@@ -31,22 +33,11 @@ struct filter {
 	char *when; /* act only while this file exists; NULL: always */
 };
 
-/* The value of a "key=value" option, or NULL. */
-static inline const char *filter_option(const struct rd_open_args *args, const char *key)
-{
-	size_t len = strlen(key);
-
-	for (const char *const *o = args->options; o && *o; o++)
-		if (!strncmp(*o, key, len) && (*o)[len] == '=')
-			return *o + len + 1;
-	return NULL;
-}
-
 /* A decimal number up to most, or value unchanged if the option is not there. */
 static inline int filter_number(const struct rd_host *host, const struct rd_open_args *args,
 				const char *key, unsigned long most, unsigned long *value)
 {
-	const char *text = filter_option(args, key);
+	const char *text = option_value(args->options, key);
 	unsigned long number;
 	char *end;
 
@@ -66,7 +57,7 @@ static inline int filter_number(const struct rd_host *host, const struct rd_open
 /* A copy of the option, or NULL if it is not there. */
 static inline int filter_path(const struct rd_open_args *args, const char *key, char **path)
 {
-	const char *text = filter_option(args, key);
+	const char *text = option_value(args->options, key);
 
 	*path = text ? strdup(text) : NULL;
 	return text && !*path ? -ENOMEM : 0;

@@ -20,6 +20,8 @@
 
 #include "vhd.h"
 
+#include "common/option.h"
+
 #define PAGE 4096u
 
 const struct rd_option vhd_create_options[] = {

@@ -145,6 +145,17 @@ int run_get_locked(struct vhd *v, uint64_t offset, uint64_t length, struct run *
 	return r;
 }
 
+int run_enter(struct vhd *v, uint64_t offset, uint64_t length, struct run *run, uint64_t *token)
+{
+	int r = run_get_locked(v, offset, length, run);
+
+	if (r)
+		return r;
+	*token = meta_enter(v->meta);
+	meta_rdunlock(v->meta);
+	return 0;
+}
+
 /* ---- map ----------------------------------------------------------------------------------------------- */
 
 /*
@@ -259,7 +270,7 @@ static int read_run(struct vhd *v, struct cursor *c, uint64_t offset, const stru
 	case RUN_PARENT:
 		return cursor_read_child(c, v, offset, run->length);
 	case RUN_ZERO:
-		cursor_zero(c, run->length);
+		cursor_put(c, NULL, run->length);
 		return 0;
 	case RUN_BAD:
 		break;
@@ -269,7 +280,7 @@ static int read_run(struct vhd *v, struct cursor *c, uint64_t offset, const stru
 
 int vhd_readv(void *handle, const struct iovec *iov, int count, uint64_t offset)
 {
-	uint64_t length = iov_length(iov, count);
+	uint64_t length = vectors_length(iov, count);
 	struct cursor c = cursor_of(iov, count);
 	struct vhd *v = handle;
 
@@ -278,12 +289,10 @@ int vhd_readv(void *handle, const struct iovec *iov, int count, uint64_t offset)
 	while (length) {
 		uint64_t token;
 		struct run run;
-		int r = run_get_locked(v, offset, length, &run);
+		int r = run_enter(v, offset, length, &run, &token);
 
 		if (r)
 			return r;
-		token = meta_enter(v->meta);
-		meta_rdunlock(v->meta);
 		r = read_run(v, &c, offset, &run);
 		meta_exit(v->meta, token);
 		if (r)

@@ -17,20 +17,12 @@
 
 #include "vhd.h"
 
+#include "common/option.h"
+
 #define CACHE     (4u << 20) /* bytes of bitmaps and BAT sectors in memory */
 #define REDO_ROOM (1u << 20)
 
 /* ---- options ------------------------------------------------------------------------------------------- */
-
-const char *option_value(const char *const *options, const char *key)
-{
-	size_t len = strlen(key);
-
-	for (const char *const *o = options; o && *o; o++)
-		if (!strncmp(*o, key, len) && (*o)[len] == '=')
-			return *o + len + 1;
-	return NULL;
-}
 
 /* Which of the words it is, the first being the default; -1 with a message: none of them. */
 static int option_word(const struct rd_host *host, const struct rd_open_args *args, const char *key,

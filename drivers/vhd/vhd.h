@@ -42,6 +42,7 @@
 
 #include "common/bytes.h"
 #include "common/claims.h"
+#include "common/cursor.h"
 #include "common/meta.h"
 #include "format.h"
 
@@ -222,24 +223,10 @@ uint64_t alloc_end(struct vhd *v); /* where the footer is */
 
 /* ---- iov.c --------------------------------------------------------------------------------------------- */
 
-/* Where we are in the caller's vectors. */
-struct cursor {
-	const struct iovec *iov;
-	int count;
-	size_t skip;
-};
-
-static inline struct cursor cursor_of(const struct iovec *iov, int count)
-{
-	return (struct cursor){ .iov = iov, .count = count };
-}
-uint64_t iov_length(const struct iovec *iov, int count);
-void cursor_advance(struct cursor *c, uint64_t length);
 /* Move length bytes between the vectors and the file, or the child; and step on. */
 int cursor_read(struct cursor *c, struct vhd *v, uint64_t offset, uint64_t length);
 int cursor_write(struct cursor *c, struct vhd *v, uint64_t offset, uint64_t length);
 int cursor_read_child(struct cursor *c, struct vhd *v, uint64_t offset, uint64_t length);
-void cursor_zero(struct cursor *c, uint64_t length);
 /* First these bytes, then length of the vectors, in one write. */
 int cursor_write_after(struct cursor *c, struct vhd *v, const void *head, size_t head_length,
 		       uint64_t offset, uint64_t length);
@@ -266,6 +253,8 @@ int run_get(struct vhd *v, uint64_t offset, uint64_t length, struct run *run);
 int bitmap_pin(struct vhd *v, uint64_t offset, struct meta_slice **slice);
 /* The same with waiting, under the lock for reading when it returns 0: give it back with meta_rdunlock. */
 int run_get_locked(struct vhd *v, uint64_t offset, uint64_t length, struct run *run);
+/* The same, and not under the lock, but with a token for I/O on it: give it back with meta_exit. */
+int run_enter(struct vhd *v, uint64_t offset, uint64_t length, struct run *run, uint64_t *token);
 static inline uint32_t block_of(const struct vhd *v, uint64_t offset)
 {
 	return (uint32_t)(offset >> v->block_bits);
@@ -324,8 +313,6 @@ int utf16_encode(const char *in, bool big_endian, uint8_t *out, size_t room);
 
 /* ---- vhd.c, resize.c, check.c, create.c ---------------------------------------------------------------- */
 
-/* "key=value": the value, or NULL. */
-const char *option_value(const char *const *options, const char *key);
 void uuid_text(const uint8_t uuid[16], char text[37]);
 bool uuid_is_null(const uint8_t uuid[16]);
 int vhd_resize(void *handle, uint64_t size);

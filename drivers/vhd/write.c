@@ -238,7 +238,7 @@ static int write_piece(struct vhd *v, struct cursor *c, uint64_t offset, uint64_
 
 int vhd_writev(void *handle, const struct iovec *iov, int count, uint64_t offset)
 {
-	uint64_t length = iov_length(iov, count);
+	uint64_t length = vectors_length(iov, count);
 	struct cursor c = cursor_of(iov, count);
 	struct vhd *v = handle;
 

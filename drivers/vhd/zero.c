@@ -65,12 +65,10 @@ static int punch_stored(struct vhd *v, uint64_t offset, uint64_t length)
 	while (length) {
 		uint64_t token;
 		struct run run;
-		int r = run_get_locked(v, offset, length, &run);
+		int r = run_enter(v, offset, length, &run, &token);
 
 		if (r)
 			return r;
-		token = meta_enter(v->meta);
-		meta_rdunlock(v->meta);
 		if (run.kind == RUN_DATA) {
 			r = v->host->file_punch(v->file, run.host, run.length);
 			v->count.punched += r ? 0 : run.length;
