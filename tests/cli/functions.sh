@@ -15,16 +15,32 @@ start_fake_daemon()
 	wait_for 10 grep -q ready "$tmp/daemon.out"
 }
 
-# ctl STATUS ARG...: run it, expect that exit status; its output is in $tmp/out and $tmp/err.
-ctl()
+# The real daemon on its loopback hypervisor, whose socket is $tmp/hyp.
+start_daemon()
+{
+	"$ringdiskd" --foreground --hyp=loopback --loopback-socket="$tmp/hyp" --control-socket="$sock" \
+		--driver-dir="$drivers" >"$tmp/daemon.log" 2>&1 &
+	daemon=$!
+	cleanup stop "$daemon"
+	wait_for 20 test -S "$sock"
+}
+
+# exits STATUS COMMAND ARG...: it ends with that exit status; its output is in $tmp/out and $tmp/err.
+exits()
 {
 	local expected=$1 status=0
 	shift
-	timeout 60 "$ringdisk" "$@" --socket "$sock" >"$tmp/out" 2>"$tmp/err" || status=$?
+	"$@" >"$tmp/out" 2>"$tmp/err" || status=$?
 	[ "$status" = "$expected" ] || {
 		cat "$tmp/out" "$tmp/err" >&2
-		fail "ringdisk $*: exit status $status, expected $expected"
+		fail "$*: exit status $status, expected $expected"
 	}
+}
+
+# ctl STATUS ARG...: run ringdisk, expect that exit status.
+ctl()
+{
+	exits "$1" timeout 60 "$ringdisk" "${@:2}" --socket "$sock"
 }
 
 # says FILE TEXT: it must be there, as it stands.

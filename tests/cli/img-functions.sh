@@ -2,25 +2,12 @@
 # For the tests of ringdisk-img: source it after ../functions.sh.
 # shellcheck disable=SC2154
 
+. "$srcdir/cli/functions.sh"
+
 # img STATUS VERB ARG...: run it, expect that exit status; its output is in $tmp/out and $tmp/err.
 img()
 {
-	local expected=$1 status=0
-	shift
-	timeout 120 "$rimg" --driver-dir "$drivers" "$@" >"$tmp/out" 2>"$tmp/err" || status=$?
-	[ "$status" = "$expected" ] || {
-		cat "$tmp/out" "$tmp/err" >&2
-		fail "ringdisk-img $*: exit status $status, expected $expected"
-	}
-}
-
-# says FILE TEXT: it must be there, as it stands.
-says()
-{
-	grep -qF -e "$2" "$tmp/$1" || {
-		cat "$tmp/$1" >&2
-		fail "not in $1: $2"
-	}
+	exits "$1" timeout 120 "$rimg" --driver-dir "$drivers" "${@:2}"
 }
 
 # fill FILE OFFSET LENGTH: random bytes, in KiB.

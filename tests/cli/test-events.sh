@@ -5,11 +5,7 @@
 . "$srcdir/cli/functions.sh"
 
 truncate -s 4M "$tmp/a.img" "$tmp/b.img"
-"$ringdiskd" --foreground --hyp=loopback --loopback-socket="$tmp/hyp" --control-socket="$sock" \
-	--driver-dir="$drivers" >"$tmp/daemon.log" 2>&1 &
-daemon=$!
-cleanup stop "$daemon"
-wait_for 20 test -S "$sock"
+start_daemon
 
 "$ringdisk" -s "$sock" events --json >"$tmp/events" &
 reader=$!

@@ -6,11 +6,7 @@
 
 truncate -s 16M "$tmp/a.img"
 truncate -s 1M "$tmp/b.img"
-"$ringdiskd" --foreground --hyp=loopback --loopback-socket="$tmp/hyp" --control-socket="$sock" \
-	--driver-dir="$drivers" >"$tmp/daemon.log" 2>&1 &
-daemon=$!
-cleanup stop "$daemon"
-wait_for 20 test -S "$sock"
+start_daemon
 
 ctl 0 list
 same "nothing is served yet" "no disks" "$(cat "$tmp/out")"

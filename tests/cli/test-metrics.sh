@@ -5,11 +5,7 @@
 . "$srcdir/cli/functions.sh"
 
 truncate -s 4M "$tmp/a.img" "$tmp/b\"\\c.img"
-"$ringdiskd" --foreground --hyp=loopback --loopback-socket="$tmp/hyp" --control-socket="$sock" \
-	--driver-dir="$drivers" >"$tmp/daemon.log" 2>&1 &
-daemon=$!
-cleanup stop "$daemon"
-wait_for 20 test -S "$sock"
+start_daemon
 ctl 0 metrics
 [ "$(tail -n 1 "$tmp/out")" = "# EOF" ] || fail "no end without disks"
 

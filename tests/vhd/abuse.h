@@ -17,18 +17,11 @@
 #include "base/bytes.h"
 #include "image.h"
 
+#include "../must.h"
+
 #define ABUSE_SECTOR  512u
 #define ABUSE_WINDOW  (96u << 10)
 #define ABUSE_SECTORS (ABUSE_WINDOW / ABUSE_SECTOR)
-
-#define ABUSE_MUST(condition)                                                                      \
-	do {                                                                                       \
-		if (!(condition)) {                                                                \
-			fprintf(stderr, "%s:%d: does not hold: %s\n", __FILE__, __LINE__,          \
-				#condition);                                                       \
-			abort();                                                                   \
-		}                                                                                  \
-	} while (0)
 
 struct abuse_window {
 	uint64_t start;
@@ -61,7 +54,7 @@ static inline int abuse_open(struct abuse *a, const char *string, uint32_t flags
 	if (r)
 		return r;
 	r = img_open("abuse", &params, flags, &a->image, err, sizeof(err));
-	ABUSE_MUST(!r || err[0]);
+	MUST(!r || err[0]);
 	params_free(&params);
 	return r;
 }
@@ -105,8 +98,8 @@ static inline void abuse_verify(struct abuse *a)
 
 			if (!v->known[s])
 				continue;
-			ABUSE_MUST(!r);
-			ABUSE_MUST(!memcmp(buf, v->data + s * ABUSE_SECTOR, ABUSE_SECTOR));
+			MUST(!r);
+			MUST(!memcmp(buf, v->data + s * ABUSE_SECTOR, ABUSE_SECTOR));
 		}
 	}
 }
@@ -170,7 +163,7 @@ static inline int abuse_ro(const char *string)
 	struct rd_check result;
 	int r;
 
-	ABUSE_MUST(a);
+	MUST(a);
 	r = abuse_open(a, string, 0);
 	if (!r) {
 		abuse_learn(a);
@@ -190,7 +183,7 @@ static inline int abuse_rw(const char *string, uint64_t seed, unsigned operation
 	struct abuse *a = calloc(1, sizeof(*a));
 	int r;
 
-	ABUSE_MUST(a);
+	MUST(a);
 	a->random = seed;
 	r = abuse_open(a, string, RD_OPEN_WRITE);
 	if (!r) {
@@ -198,8 +191,8 @@ static inline int abuse_rw(const char *string, uint64_t seed, unsigned operation
 		abuse_write(a, operations);
 		abuse_verify(a);
 		r = (int)(a->unreadable + a->refused);
-		ABUSE_MUST(!img_close(a->image));
-		ABUSE_MUST(!abuse_open(a, string, 0));
+		MUST(!img_close(a->image));
+		MUST(!abuse_open(a, string, 0));
 		abuse_verify(a);
 		img_close(a->image);
 	}
