@@ -248,3 +248,18 @@ void parts_stop(struct parts *parts)
 {
 	stop_from(parts, ARRAY_SIZE(table));
 }
+
+/* Takes the lock of the device. */
+static void look_at(struct device *dev, void *arg)
+{
+	(void)arg;
+	(void)dev_state(dev);
+}
+
+bool parts_healthy(struct parts *parts)
+{
+	bool workers = pool_watched(parts->workers), control = pool_watched(parts->control);
+
+	dev_for_each(look_at, NULL);
+	return workers && control;
+}

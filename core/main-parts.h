@@ -27,4 +27,8 @@ struct parts {
 int parts_start(struct parts *parts);
 void parts_stop(struct parts *parts);
 
+/* For the watchdog: false if nobody looks after the pools. It takes the locks that everything needs, so that
+ * it does not return if one of them is never released. Waits for no disk. */
+bool parts_healthy(struct parts *parts);
+
 #endif

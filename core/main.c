@@ -11,19 +11,18 @@
  */
 #include "config.h"
 #include "log.h"
+#include "main-manager.h"
 #include "main-parts.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdatomic.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #define EXIT_USAGE  2
@@ -86,33 +85,11 @@ static void leave_terminal(void)
 		close(fd);
 }
 
-/* One datagram to the socket that the service manager named (sd_notify(3) says what it means). */
-static void tell_manager(const char *text)
-{
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	const char *path = getenv("NOTIFY_SOCKET");
-	size_t len = path ? strlen(path) : 0;
-	int fd;
-
-	if (!len || len >= sizeof(addr.sun_path) || (path[0] != '/' && path[0] != '@'))
-		return;
-	memcpy(addr.sun_path, path, len);
-	if (path[0] == '@')
-		addr.sun_path[0] = 0;
-	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		return;
-	if (sendto(fd, text, strlen(text), MSG_NOSIGNAL, (struct sockaddr *)&addr,
-		   (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len)) < 0)
-		log_warn(LOG_MAIN, "NOTIFY_SOCKET %s: %m", path);
-	close(fd);
-}
-
 static void tell_ready(struct daemon *d)
 {
 	char ok = 0;
 
-	tell_manager("READY=1");
+	manager_tell("READY=1");
 	if (d->ready_pipe < 0)
 		return;
 	leave_terminal();
@@ -153,14 +130,44 @@ static void request_end(void)
 		kill(getpid(), SIGTERM);
 }
 
-static void await_end(void)
+/*
+ * The service manager's watchdog is told that we live. Not if the locks cannot be had, for then we hang
+ * here, nor if nobody makes up for workers that are stuck: then disks stand still one after the other.
+ */
+static void watchdog(struct parts *parts)
 {
+	if (parts_healthy(parts))
+		manager_tell("WATCHDOG=1");
+	else
+		log_warn(LOG_MAIN, "the pools are not looked after: not telling the watchdog");
+}
+
+/* The next signal; meanwhile, every interval_ms (0: never), a sign of life. */
+static int await_signal(struct daemon *d, unsigned interval_ms)
+{
+	const struct timespec interval = {
+		.tv_sec = interval_ms / 1000,
+		.tv_nsec = (long)(interval_ms % 1000) * 1000000,
+	};
 	sigset_t set;
 	int sig;
 
 	end_signals(&set);
-	while (sigwait(&set, &sig))
-		;
+	for (;;) {
+		sig = sigtimedwait(&set, NULL, interval_ms ? &interval : NULL);
+		if (sig > 0)
+			return sig;
+		if (errno == EAGAIN)
+			watchdog(&d->parts);
+	}
+}
+
+static void await_end(struct daemon *d)
+{
+	int sig = await_signal(d, manager_watchdog_ms());
+	sigset_t set;
+
+	end_signals(&set);
 	log_info(LOG_MAIN, "ending (%s)", strsignal(sig));
 	/* The next one finds the default action. */
 	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
@@ -174,8 +181,8 @@ static int run(struct daemon *d)
 	if (parts_start(&d->parts))
 		return EXIT_FAILURE;
 	tell_ready(d);
-	await_end();
-	tell_manager("STOPPING=1");
+	await_end(d);
+	manager_tell("STOPPING=1");
 	parts_stop(&d->parts);
 	return EXIT_SUCCESS;
 }

@@ -74,6 +74,8 @@ struct pool {
 	bool watching;     /* the keeper looks every tick */
 	bool stopping;
 	uint64_t tick;
+	bool asked_watching; /* as of the last pool_watched() */
+	uint64_t asked_tick;
 	pthread_cond_t drained;
 	pthread_cond_t keep; /* for the keeper */
 	struct log_limit limit;
@@ -529,4 +531,15 @@ void pool_get_stats(struct pool *pool, struct pool_stats *stats)
 		.queued = pool->queued,
 		.peak = pool->peak,
 	};
+}
+
+bool pool_watched(struct pool *pool)
+{
+	bool idle;
+
+	LOCK_SCOPE(&pool->lock);
+	idle = pool->watching && pool->asked_watching && pool->tick == pool->asked_tick;
+	pool->asked_watching = pool->watching;
+	pool->asked_tick = pool->tick;
+	return !idle;
 }

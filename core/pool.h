@@ -53,5 +53,8 @@ struct pool_stats {
 	unsigned threads, busy, queued, peak;
 };
 void pool_get_stats(struct pool *pool, struct pool_stats *stats);
+/* Whether who makes up for stuck workers has looked since the last call, if there was reason to. For a
+ * watchdog: one thread, which asks at intervals of seconds. */
+bool pool_watched(struct pool *pool);
 
 #endif

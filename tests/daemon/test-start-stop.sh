@@ -42,9 +42,12 @@ import socket, sys
 s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 s.bind(sys.argv[1])
 s.settimeout(60)
+last = None
 while True:
     text = s.recv(100).decode()
-    print(text, flush=True)
+    if text != last:
+        print(text, flush=True)
+    last = text
     if text == "STOPPING=1":
         break
 PY
@@ -52,17 +55,18 @@ python3 "$tmp/manager.py" "$tmp/notify" >"$tmp/told" &
 manager=$!
 cleanup end_it "$manager"
 wait_for 10 test -S "$tmp/notify"
-NOTIFY_SOCKET=$tmp/notify "$ringdiskd" -f "${options[@]}" 2>"$tmp/err" &
+WATCHDOG_USEC=200000 NOTIFY_SOCKET=$tmp/notify "$ringdiskd" -f "${options[@]}" 2>"$tmp/err" &
 pid=$!
 cleanup end_it "$pid"
 wait_for 20 grep -q READY=1 "$tmp/told"
+wait_for 20 grep -q WATCHDOG=1 "$tmp/told"
 answers
 "$ringdisk" shutdown --socket "$sock"
 status=0
 wait "$pid" || status=$?
 same 'status after shutdown' 0 "$status"
 wait "$manager"
-same 'told to the manager' 'READY=1 STOPPING=1' "$(tr '\n' ' ' <"$tmp/told" | sed 's/ $//')"
+same 'told to the manager' 'READY=1 WATCHDOG=1 STOPPING=1' "$(tr '\n' ' ' <"$tmp/told" | sed 's/ $//')"
 
 # What cannot be is said, in the foreground and in the background.
 for how in --foreground --log-level=info; do
