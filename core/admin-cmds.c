@@ -255,6 +255,49 @@ static void verb_unpause(struct admin_request *req)
 	run_on_strand(req, unpause_job);
 }
 
+/* ---- snapshot, swap ------------------------------------------------------------------------------ */
+
+static void finish_swap(struct admin_request *req, struct device *dev, int err)
+{
+	char error[512];
+	struct dev_view view;
+
+	if (!err) {
+		dev_look(dev, &view);
+		admin_reply(req, json_pack("{s:s, s:o, s:s}", "disk", dev_name(dev), "params",
+		                           admin_text(view.params), "state", dev_state_text(view.state)));
+		return;
+	}
+	dev_error(dev, error, sizeof(error));
+	admin_fail(req, code_of(err) == ADMIN_E_NO_DISK || code_of(err) == ADMIN_E_EXISTS ? ADMIN_E_FAILED : code_of(err), dev_name(dev),
+	           dev_state(dev) == DEV_CONNECTED ? "the disk goes on on the image that it had" : NULL,
+	           "cannot %s %s: %s", req->verb->name, dev_name(dev), error[0] ? error : strerror(-err));
+}
+
+static void snapshot_job(struct device *dev, void *arg)
+{
+	struct admin_request *req = arg;
+
+	finish_swap(req, dev, dev_snapshot(dev, admin_string(req, "overlay")));
+}
+
+static void swap_job(struct device *dev, void *arg)
+{
+	struct admin_request *req = arg;
+
+	finish_swap(req, dev, dev_swap(dev, admin_string(req, "params")));
+}
+
+static void verb_snapshot(struct admin_request *req)
+{
+	run_on_strand(req, snapshot_job);
+}
+
+static void verb_swap(struct admin_request *req)
+{
+	run_on_strand(req, swap_job);
+}
+
 /* ---- resize, flush ------------------------------------------------------------------------------- */
 
 static void fail_resize(struct admin_request *req, struct device *dev, int err)
@@ -682,6 +725,18 @@ static const struct admin_param unpause_params[] = {
 	END,
 };
 
+static const struct admin_param snapshot_params[] = {
+	{"disk", ADMIN_STRING, true, false, "the disk, as DOMID/VDEV: 5/xvda"},
+	{"overlay", ADMIN_STRING, true, false, "the new image: driver[,key=value...]:/path, of a file that is not there"},
+	END,
+};
+
+static const struct admin_param swap_params[] = {
+	{"disk", ADMIN_STRING, true, false, "the disk, as DOMID/VDEV: 5/xvda"},
+	{"params", ADMIN_STRING, true, false, "the image: driver[,key=value...]:target"},
+	END,
+};
+
 static const struct admin_param events_params[] = {
 	{"disk", ADMIN_STRING, false, false, "only of this disk, which need not be there yet"},
 	END,
@@ -716,6 +771,8 @@ const struct admin_verb admin_verbs[] = {
 	{"detach", true, verb_detach, "take a disk away; answers when it is gone", detach_params},
 	{"pause", true, verb_pause, "stop serving, once what is in flight is answered", disk_required},
 	{"unpause", true, verb_unpause, "go on, on another image if told", unpause_params},
+	{"snapshot", true, verb_snapshot, "make a new image on top of the present one, and go on on that", snapshot_params},
+	{"swap", true, verb_swap, "go on on another image", swap_params},
 	{"events", false, admin_verb_events, "from now on tell what happens, as it happens", events_params},
 	{"resize", true, verb_resize, "change the size of a disk's image, and tell the guest", resize_params},
 	{"flush", true, verb_flush, "make durable what a disk has answered", disk_required},

@@ -26,6 +26,7 @@
 #include "image.h"
 #include "lock.h"
 #include "log.h"
+#include "overlay.h"
 #include "poller.h"
 #include "thread.h"
 
@@ -975,6 +976,7 @@ static int reopen_old(struct device *dev, struct connection *c)
 	err = open_image(dev, &dev->parsed, &settings, 0, &c->image);
 	c->settings.value[SET_CACHE] = settings.value[SET_CACHE];
 	if (err) {
+		c->image = NULL;
 		dev_error(dev, again, sizeof again);
 		dev_set_error(dev, "%.200s; and the old image cannot be opened again: %.200s", why, again);
 		log_err(LOG_DEVICE, "%.200s; and the old image cannot be opened again: %.200s", why,
@@ -985,39 +987,96 @@ static int reopen_old(struct device *dev, struct connection *c)
 	return err;
 }
 
-/* Close the old image and open the new one: in this order, as the new may stand on the old. */
-static int swap_image(struct device *dev, struct connection *c, const char *string)
+static void close_old(struct connection *c)
 {
+	if (!c->image)
+		return;
+	flush_at_end(c);
+	img_close(c->image);
+	c->image = NULL;
+}
+
+/* The new image, made before if it is an overlay.  On failure there is none, also no file. */
+static int open_new(struct device *dev, const struct params *parsed, const struct settings *settings,
+		    const struct overlay *overlay, uint64_t size, uint32_t more, struct image **image)
+{
+	char why[400] = "";
+	int err = 0;
+
+	if (overlay)
+		err = overlay_create(dev->name, overlay, &dev->parsed, size, why, sizeof why);
+	if (err) {
+		dev_set_error(dev, "%s", why);
+		return err;
+	}
+	err = open_image(dev, parsed, settings, more, image);
+	if (!err && overlay && img_info(*image)->size != size) {
+		dev_set_error(dev, "an image of this kind cannot have %llu bytes", (unsigned long long)size);
+		err = -EINVAL;
+	}
+	if (!err && dev->geometry.sector_size)
+		err = fits_guest(dev, *image);
+	if (!err)
+		return 0;
+	img_close(*image);
+	*image = NULL;
+	if (overlay)
+		overlay_remove(overlay);
+	return err;
+}
+
+/* Parse what is to be swapped to.  params is the caller's to free. */
+static int take_new_params(struct device *dev, const char *string, struct params *parsed,
+			   struct settings *settings, char **copy)
+{
+	int err;
+
+	if (strlen(string) >= sizeof((struct dev_view *)0)->params) {
+		dev_set_error(dev, "the params string is too long");
+		return -EINVAL;
+	}
+	*copy = strdup(string);
+	if (!*copy)
+		return -ENOMEM;
+	err = take_params(dev, string, parsed, settings);
+	if (err)
+		free(*copy);
+	return err;
+}
+
+/* Close the old image and open the new one: in this order, as the new may stand on the old. */
+static int swap_image(struct device *dev, struct connection *c, const char *string,
+		      const struct overlay *overlay)
+{
+	uint64_t size = c->image ? img_info(c->image)->size : 0;
 	struct settings settings = settings_now(dev);
 	struct image *image = NULL;
 	struct params parsed;
-	char *copy = strdup(string);
-	int err;
+	char *copy;
+	int err = take_new_params(dev, string, &parsed, &settings, &copy);
 
-	if (!copy)
-		return -ENOMEM;
-	err = take_params(dev, string, &parsed, &settings);
-	if (err) {
-		free(copy);
+	if (err)
 		return err;
-	}
-	if (c->image) {
-		flush_at_end(c);
-		img_close(c->image);
-		c->image = NULL;
-	}
-	err = open_image(dev, &parsed, &settings, 0, &image);
-	if (!err)
-		err = fits_guest(dev, image);
+	close_old(c);
+	err = open_new(dev, &parsed, &settings, overlay, size, 0, &image);
 	if (!err) {
 		adopt(dev, c, image, &parsed, &settings, copy);
 		return 0;
 	}
-	img_close(image);
 	params_free(&parsed);
 	free(copy);
 	reopen_old(dev, c);
 	return err;
+}
+
+/* The store has the image's name, too. */
+static void tell_image(struct device *dev, uint64_t sectors)
+{
+	if (!tab.env->notify)
+		return;
+	tab.env->notify(dev, DEV_EV_IMAGE, tab.env->notify_arg);
+	if (dev->geometry.sectors != sectors)
+		tab.env->notify(dev, DEV_EV_RESIZED, tab.env->notify_arg);
 }
 
 /* A disk whose writes wait for space is not paused, but to unpause it is what its operator was told. */
@@ -1044,7 +1103,7 @@ int dev_unpause(struct device *dev, const char *params)
 		dev_set_error(dev, "not paused");
 		return -EINVAL;
 	}
-	err = params ? swap_image(dev, c, params) : 0;
+	err = params ? swap_image(dev, c, params, NULL) : 0;
 	if (!err && !c->image)
 		err = -ENOENT;
 	if (err) {
@@ -1061,9 +1120,138 @@ int dev_unpause(struct device *dev, const char *params)
 	go_on(dev, c);
 	log_info(LOG_DEVICE, "going on, on %s", dev->params);
 	event_emit(EVENT_UNPAUSE, dev->name, 0, "%s", dev->params);
-	if (dev->geometry.sectors != sectors && tab.env->notify)
-		tab.env->notify(dev, DEV_EV_RESIZED, tab.env->notify_arg);
+	if (params)
+		tell_image(dev, sectors);
 	return 0;
+}
+
+/* --- another image while the guest runs ------------------------------------------------------------------- */
+
+/* No guest has it: the new image is looked at, and is what the next connection opens. */
+static int swap_idle(struct device *dev, const char *string, const struct overlay *overlay)
+{
+	struct settings settings = settings_now(dev);
+	struct image *image = NULL;
+	struct params parsed;
+	uint64_t size = 0;
+	char *copy;
+	int err = take_new_params(dev, string, &parsed, &settings, &copy);
+
+	if (err)
+		return err;
+	wait_for_closing(dev);
+	if (overlay)
+		err = dev_size(dev, &size);
+	if (!err)
+		err = open_new(dev, &parsed, &settings, overlay, size, RD_OPEN_PROBE, &image);
+	if (err) {
+		params_free(&parsed);
+		free(copy);
+		return err;
+	}
+	img_close(image);
+	lock_acquire(&dev->lock);
+	params_free(&dev->parsed);
+	dev->parsed = parsed;
+	free(dev->params);
+	dev->params = copy;
+	dev->settings = settings;
+	lock_release(&dev->lock);
+	return 0;
+}
+
+static int swap_running(struct device *dev, struct connection *c, const char *string,
+			const struct overlay *overlay)
+{
+	bool paused = dev_state(dev) == DEV_PAUSED;
+	int err = paused ? 0 : poller_pause(c->poller, monotonic_ms() + PAUSE_MS);
+
+	if (err) {
+		dev_set_error(dev, "requests have not finished in %d s: nothing was changed", PAUSE_MS / 1000);
+		poller_resume(c->poller, NULL, NULL, false, false);
+		return err;
+	}
+	/* While there is a way back: nothing may stand on an image that has lost something. */
+	if (overlay)
+		err = dev_flush(dev);
+	if (!err)
+		err = swap_image(dev, c, string, overlay);
+	if (paused)
+		return err;
+	if (c->image)
+		go_on(dev, c);
+	else
+		set_state(dev, DEV_PAUSED);
+	return err;
+}
+
+/* For the log, and those who follow events. */
+static int swapped(struct device *dev, const char *what, int err, uint64_t sectors)
+{
+	char why[512];
+
+	if (!err) {
+		log_info(LOG_DEVICE, "%s: now on %s", what, dev->params);
+		event_emit(EVENT_IMAGE, dev->name, 0, "%s", dev->params);
+		tell_image(dev, sectors);
+		return 0;
+	}
+	dev_error(dev, why, sizeof why);
+	log_err(LOG_DEVICE, "%s failed: %s", what, why);
+	event_emit(EVENT_ERROR, dev->name, 0, "%s failed: %.200s", what, why);
+	return err;
+}
+
+static int exchange(struct device *dev, const char *string, const struct overlay *overlay)
+{
+	struct connection *c = connection_in(dev, DEV_CONNECTED, DEV_PAUSED);
+
+	if (c)
+		return swap_running(dev, c, string, overlay);
+	if (dev_state(dev) == DEV_IDLE)
+		return swap_idle(dev, string, overlay);
+	dev_set_error(dev, "the disk is broken");
+	return -EALREADY;
+}
+
+int dev_swap(struct device *dev, const char *params)
+{
+	uint64_t sectors = dev->geometry.sectors;
+
+	return swapped(dev, "swap", exchange(dev, params, NULL), sectors);
+}
+
+/* Why there cannot be a snapshot now; overlay->open is set when there can. */
+static int plan_snapshot(struct device *dev, const char *params, struct overlay *overlay)
+{
+	char why[512] = "";
+	int err = -EINVAL;
+
+	if (!dev->parsed.driver)
+		snprintf(why, sizeof why, "the disk has no image");
+	else if (!dev->writable)
+		snprintf(why, sizeof why, "the disk is read-only: nothing would be written to an overlay");
+	else if (atomic_load(&dev->flush_failed))
+		snprintf(why, sizeof why, "a flush has failed: the image may have lost something");
+	else
+		err = overlay_may_stand_on(&dev->parsed, why, sizeof why);
+	if (!err)
+		err = overlay_parse(params, overlay, why, sizeof why);
+	if (err)
+		dev_set_error(dev, "%s", why);
+	return err;
+}
+
+int dev_snapshot(struct device *dev, const char *params)
+{
+	uint64_t sectors = dev->geometry.sectors;
+	struct overlay overlay = {0};
+	int err = plan_snapshot(dev, params, &overlay);
+
+	if (!err)
+		err = exchange(dev, overlay.open, &overlay);
+	overlay_free(&overlay);
+	return swapped(dev, "snapshot", err, sectors);
 }
 
 int dev_refresh(struct device *dev, struct dev_geometry *geometry)

@@ -68,6 +68,7 @@ struct dev_env {
 #define DEV_EV_PARKED  2 /* requests wait for the operator (ENOSPC, flush failure) */
 #define DEV_EV_RESIZED 3 /* size changed: publish sectors, then state again */
 #define DEV_EV_GAVE_UP 4 /* error-timeout: parked requests were answered with errors */
+#define DEV_EV_IMAGE   5 /* it has another image: publish its params */
 
 /* --- table ---------------------------------------------------------------------------------- */
 int devtab_init(const struct dev_env *env);
@@ -132,6 +133,16 @@ int dev_pause(struct device *dev);
  * paused on the old one, dev_error has the reason.  Also for a disk that is not paused, but whose writes
  * wait for space. */
 int dev_unpause(struct device *dev, const char *params);
+
+/*
+ * [strand] Go over to another image, drained meanwhile; what is paused stays paused.  If that fails the disk goes
+ * on on the old one, and dev_error has the reason.  Without a guest the new image is only looked at: the next
+ * connection opens it.
+ */
+int dev_swap(struct device *dev, const char *params);
+/* [strand] The same, on a new image (driver,options of creation and of opening:/path) that is made on top of the
+ * present one.  If that fails there is no new file. */
+int dev_snapshot(struct device *dev, const char *params);
 
 /* [strand] Look at the image's size again: 1 changed (geometry->sectors is the new one), 0, -errno. */
 int dev_refresh(struct device *dev, struct dev_geometry *geometry);

@@ -33,7 +33,7 @@ const char *event_name(enum event_type type)
 		[EVENT_PAUSE] = "pause",     [EVENT_UNPAUSE] = "unpause",
 		[EVENT_RESIZE] = "resize",   [EVENT_ERROR] = "error",
 		[EVENT_WAIT] = "wait",       [EVENT_GAVE_UP] = "gave-up",
-		[EVENT_SLOW] = "slow",
+		[EVENT_SLOW] = "slow",       [EVENT_IMAGE] = "image",
 	};
 
 	return name[type];

@@ -27,6 +27,7 @@ enum event_type {
 	EVENT_ERROR,      /* something did not work; the text says what */
 	EVENT_WAIT,       /* requests wait for the operator */
 	EVENT_GAVE_UP,    /* they have been answered with errors */
+	EVENT_IMAGE,      /* it has another image, which the text names */
 	EVENT_SLOW,       /* a request took longer than the setting `slow` */
 	EVENT_TYPES
 };

@@ -25,6 +25,7 @@ struct xb_dev {
 	bool dirty;         /* look at it */
 	bool busy;          /* a job has it */
 	bool resized;       /* the device says so */
+	bool swapped;       /* and that it has another image */
 	long long retry_at; /* dirty then; 0: no */
 	/* whoever has it in hand */
 	struct device *dev;      /* a reference; NULL: not yet, or not any more */
@@ -55,6 +56,8 @@ const struct settings_rules *xb_rules(void);
 /* The job is through: err decides when to look again (at once, or later if the store refused). */
 void xb_done(struct xb_dev *xd, int err);
 void xb_retry_in(struct xb_dev *xd, unsigned ms);
+/* DO_PARAMS did not work: once more when the store does. */
+void xb_params_again(struct xb_dev *xd);
 
 /* --- xenbus-moves.c --- */
 /* Do xd->move. [strand of xd->dev; any thread if there is none.] -errno: the store would not have it. */

@@ -391,6 +391,53 @@ static int republish(struct xb_conn *conn, struct xb_dev *xd)
 	return publish_geometry(conn, xd, &view.geometry);
 }
 
+struct params_arg {
+	const struct xb_dev *xd;
+	const char *prefix, *params;
+};
+
+static int params_body(struct xb_conn *conn, hyp_txn txn, void *opaque)
+{
+	const struct params_arg *arg = opaque;
+	struct xb_writer w = { .conn = conn, .txn = txn, .dir = arg->xd->node.dir };
+	enum xb_state state;
+	int err = xb_read_state(conn, txn, arg->xd->node.dir, &state);
+
+	if (err)
+		return err;
+	if (state == XB_UNKNOWN)
+		return -ENOENT; /* a write would bring a removed node back to life */
+	xb_put(&w, "params", "%s%s", arg->prefix, arg->params);
+	return w.err;
+}
+
+/* The operator has given the disk another image: a daemon that is started again must find that one. */
+static int put_params(struct xb_conn *conn, struct xb_dev *xd)
+{
+	static const char opaque[] = "aio:ringdisk:"; /* keeps QEMU off */
+	struct params_arg arg = { .xd = xd, .prefix = "" };
+	struct dev_view view;
+	struct xb_desc desc;
+	char err_text[256];
+	int err;
+
+	dev_look(xd->dev, &view);
+	if (!strncmp(xd->desc.params, opaque, strlen(opaque)) && strncmp(view.params, opaque, strlen(opaque)))
+		arg.prefix = opaque;
+	arg.params = view.params;
+	err = xb_transact(conn, params_body, &arg);
+	if (err) {
+		if (err != -ENOENT)
+			xb_params_again(xd);
+		return err;
+	}
+	if (!xb_node_read(conn, &xd->node, xb_rules(), &desc, err_text, sizeof(err_text))) {
+		xb_desc_free(&xd->desc);
+		xd->desc = desc;
+	}
+	return 0;
+}
+
 /* --- closing and dropping --------------------------------------------------------------------- */
 
 static int closing(struct xb_conn *conn, struct xb_dev *xd)
@@ -471,6 +518,7 @@ int xb_move_run(struct xb_conn *conn, struct xb_dev *xd)
 		[DO_FORGET] = forget,
 		[DO_ORPHAN] = nothing,
 		[DO_RESIZE] = republish,
+		[DO_PARAMS] = put_params,
 	};
 
 	return moves[xd->move](conn, xd);

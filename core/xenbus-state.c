@@ -129,7 +129,7 @@ const char *xb_move_text(enum xb_move move)
 		[DO_CLOSE] = "close",         [DO_DROP] = "drop",
 		[DO_RENEW] = "renew",         [DO_FINISH] = "finish",
 		[DO_FORGET] = "forget",       [DO_ORPHAN] = "orphan",
-		[DO_RESIZE] = "resize",
+		[DO_RESIZE] = "resize",       [DO_PARAMS] = "params",
 	};
 
 	return (unsigned)move < DO_NMOVES ? text[move] : "?";

@@ -48,6 +48,7 @@ enum xb_move {
 	DO_FORGET,    /* the node is gone: drop the device, write nothing */
 	DO_ORPHAN,    /* a ring that an earlier daemon left: say so, touch nothing */
 	DO_RESIZE,    /* asked for by the device, not by the table: republish what has changed */
+	DO_PARAMS,    /* the same: the disk has another image, write its params */
 	DO_NMOVES
 };
 

@@ -163,6 +163,12 @@ void xb_retry_in(struct xb_dev *xd, unsigned ms)
 	wake_locked();
 }
 
+void xb_params_again(struct xb_dev *xd)
+{
+	LOCK_SCOPE(&xb.lock);
+	xd->swapped = true;
+}
+
 void xb_done(struct xb_dev *xd, int err)
 {
 	LOCK_SCOPE(&xb.lock);
@@ -179,7 +185,7 @@ void xenbus_notify(struct device *dev, int event, void *arg)
 	struct xb_dev *xd;
 
 	(void)arg;
-	if (event != DEV_EV_BROKEN && event != DEV_EV_RESIZED)
+	if (event != DEV_EV_BROKEN && event != DEV_EV_RESIZED && event != DEV_EV_IMAGE)
 		return;
 	LOCK_SCOPE(&xb.lock);
 	xd = find_locked(dev_kind(dev), dev_domid(dev), dev_vdev(dev));
@@ -188,6 +194,8 @@ void xenbus_notify(struct device *dev, int event, void *arg)
 	xd->dirty = true;
 	if (event == DEV_EV_RESIZED)
 		xd->resized = true;
+	if (event == DEV_EV_IMAGE)
+		xd->swapped = true;
 	wake_locked();
 }
 
@@ -440,19 +448,29 @@ static void tell_orphan(struct xb_conn *conn, struct xb_dev *xd)
 	xb_error_write(conn, &xd->node, -EBUSY, text);
 }
 
-static bool take_resized(struct xb_dev *xd)
+static bool take(bool *flag)
 {
 	LOCK_SCOPE(&xb.lock);
-	bool resized = xd->resized;
+	bool was = *flag;
 
-	xd->resized = false;
-	return resized;
+	*flag = false;
+	return was;
+}
+
+/* What the device has asked for, when the table has nothing to do. */
+static enum xb_move asked_move(struct xb_dev *xd)
+{
+	if (xd->dev && take(&xd->swapped))
+		return DO_PARAMS;
+	if (xd->up && xd->view.be == XB_CONNECTED && take(&xd->resized))
+		return DO_RESIZE;
+	return DO_NONE;
 }
 
 static void start_move(struct xb_conn *conn, struct xb_dev *xd)
 {
-	if (xd->move == DO_NONE && xd->up && xd->view.be == XB_CONNECTED && take_resized(xd))
-		xd->move = DO_RESIZE;
+	if (xd->move == DO_NONE)
+		xd->move = asked_move(xd);
 	if (xd->move == DO_NONE || (xd->move == DO_FINISH && xd->finished))
 		return;
 	log_debug(LOG_XENBUS, "backend %s, frontend %s, %s: %s", xb_state_text(xd->view.be),

@@ -218,6 +218,20 @@ int dev_unpause(struct device *dev, const char *params)
 	return err;
 }
 
+int dev_swap(struct device *dev, const char *params)
+{
+	pthread_mutex_lock(&dev->lock);
+	if (!dev->err)
+		snprintf(dev->params, sizeof(dev->params), "%s", params);
+	pthread_mutex_unlock(&dev->lock);
+	return dev->err;
+}
+
+int dev_snapshot(struct device *dev, const char *params)
+{
+	return dev_swap(dev, params);
+}
+
 int dev_resize(struct device *dev, uint64_t size, bool shrink)
 {
 	pthread_mutex_lock(&dev->lock);

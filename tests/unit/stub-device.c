@@ -181,6 +181,17 @@ void stub_resize(uint32_t domid, uint32_t vdev, uint64_t sectors)
 	tell(domid, vdev, DEV_EV_RESIZED);
 }
 
+void stub_swap(uint32_t domid, uint32_t vdev, const char *params)
+{
+	struct device *dev = dev_get(domid, vdev);
+
+	pthread_mutex_lock(&stub.lock);
+	snprintf(dev->params, sizeof(dev->params), "%s", params);
+	pthread_mutex_unlock(&stub.lock);
+	dev_put(dev);
+	tell(domid, vdev, DEV_EV_IMAGE);
+}
+
 /* ---- device.h: the table ----------------------------------------------------------------------- */
 
 struct device *dev_get(uint32_t domid, uint32_t vdev)
@@ -424,6 +435,7 @@ void dev_look(struct device *dev, struct dev_view *view)
 {
 	pthread_mutex_lock(&stub.lock);
 	*view = (struct dev_view){ .state = dev->state, .settings = dev->spec.settings };
+	snprintf(view->params, sizeof(view->params), "%s", dev->params);
 	geometry_of(dev, &view->geometry);
 	pthread_mutex_unlock(&stub.lock);
 }

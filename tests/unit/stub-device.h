@@ -27,8 +27,9 @@ int stub_connected(void); /* of them connected */
 int stub_probes(void);    /* calls so far */
 int stub_connects(void);
 
-/* The guest made its ring impossible / the image has another size: as device.c would tell it. */
+/* The guest made its ring impossible / the image has another size / it is another image: as device.c would tell it. */
 void stub_break(uint32_t domid, uint32_t vdev);
 void stub_resize(uint32_t domid, uint32_t vdev, uint64_t sectors);
+void stub_swap(uint32_t domid, uint32_t vdev, const char *params);
 
 #endif

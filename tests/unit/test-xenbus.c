@@ -579,6 +579,32 @@ static void resize(void **state)
 	is(f, be(f, "state"), "4");
 }
 
+/* The daemon that comes next finds it by the node; what keeps QEMU off stays in front. */
+static void another_image(void **state)
+{
+	struct fixture *f = *state;
+
+	attach(f, "aio:ringdisk:raw:/img", "w", NULL);
+	wait_be(f, 2);
+	stub_swap(DOM, VDEV, "qcow2:/idle");
+	wait_is(f, be(f, "params"), "aio:ringdisk:qcow2:/idle");
+	fe_ready(f, 8);
+	wait_be(f, 4);
+	stub_swap(DOM, VDEV, "qcow2:/new");
+	wait_is(f, be(f, "params"), "aio:ringdisk:qcow2:/new");
+	is(f, be(f, "state"), "4");
+	/* It is no change by the toolstack: a guest that comes back gets the same device. */
+	fe_state(f, 6);
+	wait_be(f, 6);
+	fe_state(f, 1);
+	wait_be(f, 2);
+	is(f, be(f, "params"), "aio:ringdisk:qcow2:/new");
+	/* A node that is gone stays gone. */
+	guest_rm(f->tool, HYP_TXN_NONE, be(f, ""));
+	WAIT(stub_count() == 0);
+	assert_int_equal(stub_probes(), 2);
+}
+
 static void mode_and_flags(void **state)
 {
 	static const char *const modes[] = {
@@ -1098,6 +1124,7 @@ int main(void)
 		CASE(drain_hangs, setup),
 		CASE(ring_is_impossible, setup),
 		CASE(resize, setup),
+		CASE(another_image, setup),
 		CASE(mode_and_flags, setup),
 		CASE(settings_of_a_disk, setup_stopped),
 		CASE(identity_is_the_path, setup),
