@@ -1,9 +1,11 @@
 /*
- * ringdisk-img commit: what an overlay says goes into the image that it stands on, and out of the overlay.
+ * ringdisk-img commit, and coalesce, which is another name for it: what an overlay says goes into the image that it
+ * stands on, and out of the overlay.
  *
- * Until the last step the overlay keeps all that it has, and what is written below is what it says itself: its
- * disk reads the same at every moment, and an interrupted commit is simply done again. It is emptied, by discards,
- * only when what was copied is durable. Whoever else stands on the backing image loses its disk: said in the page.
+ * It goes part by part: a part is copied, and when that is durable below, the overlay forgets it, by discards. What
+ * is written below is what the overlay says itself, so that its disk reads the same at every moment, and whoever is
+ * interrupted, by whatever, runs it again and goes on where the overlay still says something. Whoever else stands on
+ * the backing image loses its disk: said in the page.
  */
 #include "img.h"
 
@@ -16,22 +18,36 @@
 #include "img-copy.h"
 #include "table.h"
 
+/* What is copied before the overlay forgets it. */
+static uint64_t part = 256 * MiB;
 static bool keep;
 static const char *threads;
 
 static const struct verb_option options[] = {
 	{"keep", 'k', OPTION_FLAG, NULL, "leave the overlay as it is", &keep},
+	{"part", 0, OPTION_SIZE, "BYTES", "what is copied before the overlay gives its room back (256M)", &part},
 	{"threads", 'T', OPTION_TEXT, "N", "copies at the same time (4)", &threads},
 	{NULL, 0, OPTION_FLAG, NULL, NULL, NULL},
 };
 
 struct commit {
 	struct image *top, *base;
+	const char *string; /* top's */
 	struct walk walk;
+	bool forgets;   /* the overlay is emptied */
+	bool finished;  /* there is nothing more to copy */
+	uint64_t part;  /* bytes that the present part may still have */
+	uint64_t first; /* the overlay says something from here on that it should forget; UINT64_MAX: nothing */
 	uint64_t copied; /* atomic */
 };
 
 /* ---- copying ---------------------------------------------------------------------------------------------- */
+
+static void account(struct commit *c, const struct piece *piece)
+{
+	c->first = MIN(c->first, piece->offset);
+	c->part -= MIN(c->part, piece->kind == PIECE_ZERO ? (uint64_t)JOB_CHUNK : piece->length);
+}
 
 /* What the top says, exactly: next to it the base has its own. */
 static int next(void *ctx, struct piece *piece)
@@ -40,6 +56,8 @@ static int next(void *ctx, struct piece *piece)
 	struct run run;
 	int r;
 
+	if (!c->part)
+		return 0;
 	while ((r = walk_look(&c->walk, &run)) > 0) {
 		*piece = (struct piece){
 			.offset = run.offset,
@@ -49,10 +67,13 @@ static int next(void *ctx, struct piece *piece)
 		if (!run.present)
 			piece->length = run.length;
 		walk_step(&c->walk, piece->length);
-		if (run.present)
+		if (run.present) {
+			account(c, piece);
 			return 1;
+		}
 		progress_add(piece->length);
 	}
+	c->finished = !r;
 	return r;
 }
 
@@ -78,89 +99,84 @@ static int work(const struct worker *worker, const struct piece *piece)
 	return r;
 }
 
-/*
- * The walk has a handle of its own: a map that must wait for somebody who reads does not answer, and what it does not
- * answer would be taken for data of the overlay.
- */
-static int copy_down(struct commit *c, const char *string)
-{
-	struct job job = {.next = next, .work = work, .ctx = c};
-	struct source alone = {.image = NULL};
-	int r = job_threads(threads, &job.threads);
-
-	if (!r)
-		r = source_open_alone(&alone, string, RD_OPEN_PROBE);
-	if (r)
-		return source_close(&alone), r;
-	r = walk_init(&c->walk, alone.image, true);
-	progress_start("commit", img_info(c->top)->size, true);
-	if (!r)
-		r = job_run(&job);
-	if (!r)
-		r = img_flush(c->base);
-	progress_end();
-	walk_done(&c->walk);
-	source_close(&alone);
-	return r ? tool_failed(r, "not committed; the overlay is as it was") : 0;
-}
-
 /* ---- emptying --------------------------------------------------------------------------------------------- */
 
-/* The first run of data that an image has itself: 1, 0 none, -errno. */
-static int first_data(struct image *image, struct run *run)
+/* Does the image say anything itself, but where it stands? 1, 0, -errno. */
+static int says_data(struct image *image)
 {
 	struct walk walk;
+	struct run run;
 	int r = walk_init(&walk, image, true);
 
-	while (!r) {
-		r = walk_look(&walk, run);
-		if (r <= 0 || run->data)
-			break;
-		walk_step(&walk, run->length);
+	while (!r && (r = walk_look(&walk, &run)) > 0 && !run.data) {
+		walk_step(&walk, run.length);
 		r = 0;
 	}
 	walk_done(&walk);
 	return r;
 }
 
-static int discard_all(struct commit *c)
+static int discard(struct commit *c, uint64_t from, uint64_t to)
 {
-	uint64_t size = img_info(c->top)->size;
 	int r = 0;
 
-	progress_start("empty", size, true);
-	for (uint64_t at = 0; at < size && !r; at += GiB) {
-		r = tool_stopped() ? -ECANCELED : img_discard(c->top, at, MIN(GiB, size - at));
-		progress_add(GiB);
+	for (; from < to && !r; from += MIN(GiB, to - from)) {
+		r = tool_stopped() ? -ECANCELED : img_discard(c->top, from, MIN(GiB, to - from));
 		progress_show();
 	}
-	if (!r)
-		r = img_flush(c->top);
-	progress_end();
-	return r;
+	return r ? r : img_flush(c->top);
 }
 
 /*
- * 0 also when it cannot be: what it says is what is below, too. Only where a discard forgets: zeroes that it left
- * would hide what was committed.
+ * Everything up to where the walk is, in whole granules, is below now, and durable. That an overlay cannot be emptied
+ * is no failure: what it says is what is below, too.
  */
-static int empty(struct commit *c, const struct source *top)
+static int forget(struct commit *c)
 {
-	const uint32_t needed = RD_CAP_DISCARD | RD_CAP_DISCARD_FORGETS;
-	bool forgets = (img_info(c->top)->caps & needed) == needed;
-	struct run run;
-	int r = first_data(c->top, &run);
+	const struct rd_info *info = img_info(c->top);
+	uint64_t granule = MAX(info->discard_granularity, info->logical_block), from, to;
+	int r;
+
+	if (!c->forgets || c->first == UINT64_MAX)
+		return 0;
+	from = round_down(c->first, granule);
+	to = c->finished ? info->size : round_down(c->walk.at, granule);
+	if (from >= to)
+		return 0;
+	r = discard(c, from, to);
+	c->first = c->walk.at > to ? to : UINT64_MAX;
+	c->forgets = !r;
+	if (r && r != -ECANCELED)
+		tool_note("%s: cannot be emptied, %s: it stays as large as it is, and as good", c->string, strerror(-r));
+	return r == -ECANCELED ? r : 0;
+}
+
+/*
+ * The walk has a handle of its own: a map that must wait for somebody who reads does not answer, and what it does not
+ * answer would be taken for data of the overlay. What is forgotten meanwhile is behind it.
+ */
+static int copy_down(struct commit *c)
+{
+	struct job job = {.next = next, .work = work, .ctx = c};
+	struct source alone = {.image = NULL};
+	int r = job_threads(threads, &job.threads);
 
 	if (!r)
-		return 0;
-	if (r > 0)
-		r = forgets ? discard_all(c) : -EOPNOTSUPP;
-	if (r == -ECANCELED)
-		return EXIT_FAILED;
+		r = source_open_alone(&alone, c->string, RD_OPEN_PROBE);
 	if (r)
-		tool_note("%s: committed, but not emptied%s%s: it is as large as before, and as good", top->string,
-		          forgets ? ", " : "", forgets ? strerror(-r) : "");
-	return 0;
+		return source_close(&alone), r;
+	r = walk_init(&c->walk, alone.image, true);
+	progress_start("commit", img_info(c->top)->size, true);
+	while (!r && !c->finished) {
+		c->part = MAX(part, (uint64_t)JOB_CHUNK);
+		r = job_run(&job);
+		r = r ? r : img_flush(c->base);
+		r = r ? r : forget(c);
+	}
+	progress_end();
+	walk_done(&c->walk);
+	source_close(&alone);
+	return r ? tool_failed(r, "%s: not all of it is committed; its disk reads as before", c->string) : 0;
 }
 
 /* ---- the whole -------------------------------------------------------------------------------------------- */
@@ -178,16 +194,25 @@ static int check_sizes(struct source *top, struct source *base)
 
 static int commit(struct source *top, struct source *base)
 {
-	struct commit c = {.top = top->image, .base = base->image};
+	/* Only where a discard forgets: zeroes that it left would hide what was committed. */
+	const uint32_t needed = RD_CAP_DISCARD | RD_CAP_DISCARD_FORGETS;
+	struct commit c = {
+		.top = top->image,
+		.base = base->image,
+		.string = top->string,
+		.forgets = !keep && (img_info(top->image)->caps & needed) == needed,
+		.first = UINT64_MAX,
+	};
+	bool can_forget = keep || c.forgets;
 	int status = check_sizes(top, base);
 	char text[32];
 
 	if (!status)
-		status = copy_down(&c, top->string);
-	if (!status && !keep)
-		status = empty(&c, top);
+		status = copy_down(&c);
 	if (status)
 		return status;
+	if (!can_forget && says_data(top->image))
+		tool_note("%s: committed, but not emptied: it is as large as before, and as good", top->string);
 	if (tool_json)
 		tool_print_json(json_pack("{s:s, s:s, s:I}", "image", top->string, "into", base->string, "copied",
 		                          (json_int_t)c.copied));
@@ -227,7 +252,17 @@ const struct verb verb_commit = {
 	.arguments = "IMAGE",
 	.help = "move what an overlay holds into the image below",
 	.details = "Any other overlay on that image is worthless afterwards. An interrupted commit does no harm: run\n"
-		   "it again.\n",
+		   "it again, and it goes on.\n",
+	.options = options,
+	.min_arguments = 1,
+	.max_arguments = 1,
+	.run = run,
+};
+
+const struct verb verb_coalesce = {
+	.name = "coalesce",
+	.arguments = "IMAGE",
+	.help = "the same as commit, as vhd-util calls it",
 	.options = options,
 	.min_arguments = 1,
 	.max_arguments = 1,

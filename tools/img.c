@@ -41,7 +41,8 @@ static const struct verb_option common_options[] = {
 
 static const struct verb *const verbs[] = {
 	&verb_create, &verb_info,     &verb_check, &verb_map,    &verb_resize, &verb_snapshot, &verb_convert,
-	&verb_compare, &verb_read, &verb_write, &verb_commit, &verb_rebase, &verb_completion, NULL,
+	&verb_compare, &verb_read, &verb_write, &verb_commit, &verb_coalesce,
+	&verb_rebase, &verb_completion, NULL,
 };
 
 const struct program tool_program = {

@@ -21,7 +21,7 @@ enum tool_exit {
 };
 
 extern const struct program tool_program;
-extern const struct verb verb_check, verb_commit, verb_compare, verb_completion, verb_convert, verb_create, verb_info, verb_map,
+extern const struct verb verb_check, verb_coalesce, verb_commit, verb_compare, verb_completion, verb_convert, verb_create, verb_info, verb_map,
 	verb_read, verb_rebase, verb_resize, verb_snapshot, verb_write;
 
 /* ---- img.c ---------------------------------------------------------------------------------------- */

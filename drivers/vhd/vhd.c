@@ -238,6 +238,10 @@ static int fill_info(struct vhd *v, struct rd_info *info)
 		info->caps &= ~RD_CAP_RESIZE;
 	if (v->discard_unmap && (!v->fixed || file.caps & RD_CAP_DISCARD))
 		info->caps |= RD_CAP_DISCARD;
+	if (info->caps & RD_CAP_DISCARD && alone(v)) {
+		info->caps |= RD_CAP_DISCARD_FORGETS;
+		info->discard_granularity = v->block;
+	}
 	return 0;
 }
 

@@ -296,6 +296,11 @@ int vhd_write_zeroes(void *handle, uint64_t offset, uint64_t length, uint32_t fl
 
 /* Open what the image names, and see that it is the one. */
 int parent_open(struct vhd *v);
+/* A differencing image that was opened without what it stands on. */
+static inline bool alone(const struct vhd *v)
+{
+	return v->footer.type == TYPE_DIFFERENCING && !v->parent;
+}
 /* Up to LOCATORS + 1 paths that the image names, best first, from malloc. Returns their number. */
 int parent_paths(struct vhd *v, char **paths, int max);
 /* The header's fields and locators for this name; data[i] is what goes to loc[i].offset. */

@@ -4,7 +4,8 @@
  * A whole block that no ancestor has data under is freed: its BAT entry goes first; when that is durable and nothing
  * is in flight there any more (meta_defer), the place is punched and used again. Of everything else that is stored
  * here, a discard punches the data: it then reads as zeroes, the bits stay, and an ancestor's old data never comes
- * back into sight. Zeroes over an ancestor's data are stored: as a block of holes with its bits set.
+ * back into sight; unless the image was opened without its ancestors: then whole blocks are freed, for commit. Zeroes
+ * over an ancestor's data are stored: as a block of holes with its bits set.
  *
  * What can go wrong: a file system without holes (EOPNOTSUPP: remembered by the host).
  *
@@ -99,7 +100,8 @@ static int discard_in_block(struct vhd *v, uint64_t offset, uint64_t length)
 
 	if (!stored_here(v, offset))
 		return 0;
-	if (!is_whole(v, offset, length) || !nothing_below(v, offset, length)) {
+	/* An image that is open alone forgets whole blocks: what is below them is seen again. */
+	if (!is_whole(v, offset, length) || !(alone(v) || nothing_below(v, offset, length))) {
 		r = v->block_device ? 0 : punch_stored(v, offset, length);
 		/* There are no holes here: nothing is given back. It is a hint. */
 		return r == -EOPNOTSUPP ? 0 : r;

@@ -24,7 +24,7 @@ options_help <"$tmp/help" | sort >"$tmp/common.help"
 sed -n '/^\.Sh OPTIONS/,/^\.Sh VERBS/p' "$page" | options_page | sort >"$tmp/common.page"
 diff "$tmp/common.help" "$tmp/common.page" || fail "options of every verb: --help (<) and the page (>) differ"
 while read -r verb; do
-	case $verb in read) entry="write" ;; *) entry=$verb ;; esac
+	case $verb in read) entry="write" ;; commit) entry=coalesce ;; *) entry=$verb ;; esac
 	"$rimg" "$verb" --help | options_help | sort | comm -23 - "$tmp/common.help" >"$tmp/options.help"
 	awk -v verb="$entry" '/^\.Sh EXIT/ { on = 0 } /^\.It Cm / { on = $3 == verb } on { print }' "$page" |
 		options_page | sort >"$tmp/options.page"
