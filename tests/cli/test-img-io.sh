@@ -106,7 +106,7 @@ tab()
 	_ringdisk_img || true
 	printf '%s ' "${COMPREPLY[@]}"
 }
-same "verbs" "commit compare completion convert" "$(tab co | tr ' ' '\n' | grep . | LC_ALL=C sort | tr '\n' ' ' |
+same "verbs" "coalesce commit compare completion convert" "$(tab co | tr ' ' '\n' | grep . | LC_ALL=C sort | tr '\n' ' ' |
 	sed 's/ $//')"
 same "an option" "--shrink " "$(tab resize --sh)"
 same "what snapshot does" "apply " "$(tab snapshot a)"
@@ -132,7 +132,7 @@ img 1 rebase "raw:$tmp/a" --flatten
 says err "cannot stand on another image"
 img 2 rebase "raw:$tmp/a"
 img 2 rebase "raw:$tmp/a" -b other
-for verb in check resize snapshot read write commit rebase; do
+for verb in check resize snapshot read write commit coalesce rebase; do
 	img 0 "$verb" --help
 	says out "Usage: ringdisk-img $verb"
 done
