@@ -9,18 +9,24 @@
  * told with its line, then the daemon does not start. libinih parses the lines; it neither tells a handler
  * where it is nor keeps a long section name, so the reader that feeds it notes both.
  *
- * The main thread only, before there are others.
+ * Files of the directory beside it (FILE.d) come after the file, in the order of their names, and later
+ * wins, line by line.
+ *
+ * The main thread only.
  */
 #include "config.h"
 
 #include "base/bytes.h"
 #include "base/cleanup.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <getopt.h>
 #include <ini.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define DEFAULT_FILE    SYSCONFDIR "/ringdisk/ringdisk.conf"
 #define DEFAULT_CONTROL "/run/ringdisk/control.sock"
@@ -37,6 +43,7 @@ struct option_def {
 	const char *arg; /* how --help shows the value; NULL: takes none */
 	apply_fn *apply;
 	bool in_file;     /* may stand in [daemon] */
+	bool live;        /* a reload brings it into force */
 	char letter;      /* -h; 0: none */
 	const char *help; /* '\n' starts another line */
 };
@@ -194,7 +201,7 @@ static int apply_kinds(struct config *config, const char *value, char *err, size
 }
 
 /* "LEVEL" or "SUBSYSTEM=LEVEL". */
-static int apply_one_level(const char *word)
+static int apply_one_level(struct config *config, const char *word)
 {
 	const char *equals = strchr(word, '=');
 	int level = log_level_by_name(equals ? equals + 1 : word);
@@ -204,14 +211,15 @@ static int apply_one_level(const char *word)
 	if (level < 0)
 		return -EINVAL;
 	if (!equals) {
-		log_set_level_all((enum log_level)level);
+		for (unsigned i = 0; i < LOG_SUBSYS_COUNT; i++)
+			config->log_levels[i] = (enum log_level)level;
 		return 0;
 	}
 	snprintf(name, sizeof(name), "%.*s", (int)(equals - word), word);
 	subsys = log_subsys_by_name(name);
 	if (subsys < 0)
 		return -EINVAL;
-	log_set_level((enum log_subsys)subsys, (enum log_level)level);
+	config->log_levels[subsys] = (enum log_level)level;
 	return 0;
 }
 
@@ -220,11 +228,10 @@ static int apply_log_level(struct config *config, const char *value, char *err, 
 	CLEANUP_FREE char *copy = strdup(value);
 	char *save = NULL;
 
-	(void)config;
 	if (!copy)
 		return -ENOMEM;
 	for (char *word = strtok_r(copy, ", ", &save); word; word = strtok_r(NULL, ", ", &save)) {
-		if (apply_one_level(word))
+		if (apply_one_level(config, word))
 			return bad(err, errlen, word,
 				   "a level (err, warn, info, debug), or SUBSYSTEM=LEVEL");
 	}
@@ -233,10 +240,16 @@ static int apply_log_level(struct config *config, const char *value, char *err, 
 
 static int apply_config(struct config *config, const char *value, char *err, size_t errlen)
 {
+	char here[PATH_MAX], path[2 * PATH_MAX];
+
 	(void)err;
 	(void)errlen;
 	config->file_named = true;
-	return replace(&config->file, value);
+	/* It is read again later, from another directory. */
+	if (value[0] == '/' || !getcwd(here, sizeof(here)))
+		return replace(&config->file, value);
+	snprintf(path, sizeof(path), "%s/%s", here, value);
+	return replace(&config->file, path);
 }
 
 static int apply_foreground(struct config *config, const char *value, char *err, size_t errlen)
@@ -325,6 +338,7 @@ static const struct option_def options[] = {
 	  .arg = "[SUBSYSTEM=]LEVEL,...",
 	  .apply = apply_log_level,
 	  .in_file = true,
+	  .live = true,
 	  .help = "err, warn, info (the default) or debug" },
 	{ .name = "backing-dirs",
 	  .arg = "DIR:...",
@@ -374,6 +388,26 @@ static const struct option_def *option_find(const char *name)
 			return &options[i];
 	}
 	return NULL;
+}
+
+/* Apply one option and note its text; as apply. */
+static int option_apply(struct config *config, const struct option_def *o, const char *value, char *err,
+			size_t errlen)
+{
+	int ret = o->apply(config, value, err, errlen);
+
+	return ret ? ret : replace(&config->text[o - options], value ? value : "on");
+}
+
+void config_changes(const struct config *was, const struct config *now,
+		    void (*fn)(const char *name, void *arg), void *arg)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(options); i++) {
+		const char *a = was->text[i], *b = now->text[i];
+
+		if (!options[i].live && (!a != !b || (a && strcmp(a, b))))
+			fn(options[i].name, arg);
+	}
 }
 
 static void usage_line(FILE *to, const struct option_def *o)
@@ -479,7 +513,7 @@ static void daemon_entry(struct reading *r, const char *name, const char *value)
 	if (!o || !o->in_file) {
 		snprintf(text, sizeof(text), "there is no option '%.64s' for [daemon]", name);
 		complain(r, r->line, text);
-	} else if (o->apply(r->config, value, err, sizeof(err))) {
+	} else if (option_apply(r->config, o, value, err, sizeof(err))) {
 		snprintf(text, sizeof(text), "%s: %s", name, err);
 		complain(r, r->line, text);
 	}
@@ -543,19 +577,71 @@ int config_read(struct config *config, FILE *stream, const char *name, FILE *err
 	return r.complaints;
 }
 
-static int read_file(struct config *config, FILE *errors)
+/* The number of complaints. */
+static int read_one(struct config *config, const char *name, bool may_miss, FILE *errors)
 {
-	FILE *stream = fopen(config->file, "re");
+	FILE *stream = fopen(name, "re");
 	int complaints;
 
+	if (!stream && errno == ENOENT && may_miss)
+		return 0;
 	if (!stream) {
-		if (errno == ENOENT && !config->file_named)
-			return 0;
-		fprintf(errors, "ringdiskd: %s: %s\n", config->file, strerror(errno));
-		return -EINVAL;
+		fprintf(errors, "ringdiskd: %s: %s\n", name, strerror(errno));
+		return 1;
 	}
-	complaints = config_read(config, stream, config->file, errors);
+	complaints = config_read(config, stream, name, errors);
 	fclose(stream);
+	return complaints;
+}
+
+/* As run-parts and systemd: NAME.conf, and no hidden files. */
+static int is_fragment(const struct dirent *entry)
+{
+	size_t len = strlen(entry->d_name);
+
+	return entry->d_name[0] != '.' && len > 5 && !strcmp(entry->d_name + len - 5, ".conf");
+}
+
+/* By bytes, whatever the locale. */
+static int by_name(const struct dirent **a, const struct dirent **b)
+{
+	return strcmp((*a)->d_name, (*b)->d_name);
+}
+
+static int read_directory(struct config *config, const char *dir, FILE *errors)
+{
+	struct dirent **entries;
+	int complaints = 0, n = scandir(dir, &entries, is_fragment, by_name);
+
+	if (n < 0 && errno == ENOENT)
+		return 0;
+	if (n < 0) {
+		fprintf(errors, "ringdiskd: %s: %s\n", dir, strerror(errno));
+		return 1;
+	}
+	for (int i = 0; i < n; i++) {
+		char *path;
+
+		if (asprintf(&path, "%s/%s", dir, entries[i]->d_name) < 0) {
+			fputs("ringdiskd: out of memory\n", errors);
+			complaints++;
+		} else {
+			complaints += read_one(config, path, false, errors);
+			free(path);
+		}
+		free(entries[i]);
+	}
+	free(entries);
+	return complaints;
+}
+
+static int read_files(struct config *config, FILE *errors)
+{
+	char dir[PATH_MAX];
+	int complaints = read_one(config, config->file, !config->file_named, errors);
+
+	snprintf(dir, sizeof(dir), "%s.d", config->file);
+	complaints += read_directory(config, dir, errors);
 	return complaints ? -EINVAL : 0;
 }
 
@@ -595,7 +681,7 @@ static int apply_argument(struct config *config, const struct option_def *o, FIL
 {
 	char err[ERR_LEN] = "out of memory";
 
-	if (!o->apply(config, o->arg ? optarg : NULL, err, sizeof(err)))
+	if (!option_apply(config, o, o->arg ? optarg : NULL, err, sizeof(err)))
 		return 0;
 	fprintf(errors, "ringdiskd: --%s: %s\n", o->name, err);
 	return -EINVAL;
@@ -632,7 +718,10 @@ int config_init(struct config *config)
 	char err[ERR_LEN];
 
 	*config = (struct config){ .max_workers = 64, .claim = CLAIM_AUTO };
-	if (replace(&config->file, DEFAULT_FILE) || replace(&config->hyp, "auto") ||
+	for (unsigned i = 0; i < LOG_SUBSYS_COUNT; i++)
+		config->log_levels[i] = LOG_LVL_INFO;
+	config->text = calloc(ARRAY_SIZE(options), sizeof(*config->text));
+	if (!config->text || replace(&config->file, DEFAULT_FILE) || replace(&config->hyp, "auto") ||
 	    replace(&config->control_socket, DEFAULT_CONTROL) ||
 	    replace(&config->driver_dir, PLUGINDIR) ||
 	    apply_kinds(config, "qdisk,vbd3", err, sizeof(err)))
@@ -651,11 +740,10 @@ int config_load(struct config *config, int argc, char **argv, FILE *errors)
 	err = read_arguments(config, argc, argv, false, errors);
 	if (err || config->action == CONFIG_HELP || config->action == CONFIG_VERSION)
 		return err;
-	err = read_file(config, errors);
-	if (err)
-		return err;
-	err = read_arguments(config, argc, argv, true, errors);
-	if (!err && config->workers > config->max_workers) {
+	err = read_files(config, errors);
+	if (read_arguments(config, argc, argv, true, errors))
+		err = -EINVAL;
+	if (config->workers > config->max_workers) {
 		fprintf(errors, "ringdiskd: workers (%u) is more than max-workers (%u)\n",
 			config->workers, config->max_workers);
 		err = -EINVAL;
@@ -663,8 +751,17 @@ int config_load(struct config *config, int argc, char **argv, FILE *errors)
 	return err;
 }
 
+void config_apply_log(const struct config *config)
+{
+	for (unsigned i = 0; i < LOG_SUBSYS_COUNT; i++)
+		log_set_level((enum log_subsys)i, config->log_levels[i]);
+}
+
 void config_free(struct config *config)
 {
+	for (unsigned i = 0; config->text && i < ARRAY_SIZE(options); i++)
+		free(config->text[i]);
+	free(config->text);
 	free(config->file);
 	free(config->hyp);
 	free(config->loopback_socket);

@@ -2,7 +2,8 @@
  * config.h - what the daemon was told: command line and configuration file
  *
  * The command line wins over [daemon] of the file; both know the same words, out of one table
- * (config.c). Read once at start, by the main thread, before there are others; read-only afterwards.
+ * (config.c). Read at start and again by SIGHUP, each time into a struct of its own, which is read-only
+ * afterwards. The main thread only.
  */
 #ifndef RD_CONFIG_H
 #define RD_CONFIG_H
@@ -37,14 +38,23 @@ struct config {
 	char *pid_file;                    /* NULL: none */
 	char *kinds[CONFIG_MAX_KINDS + 1]; /* ends with NULL */
 	struct settings_rules *rules;
+	/* The level of each subsystem, applied by config_apply_log(). */
+	enum log_level log_levels[LOG_SUBSYS_COUNT];
+	/* For each option (config_option_name) the text that was in force last, NULL: it was not given. */
+	char **text;
 };
 
 /*
- * Read the command line, and the configuration file that it names or the usual one, into *config, and
- * set the log's levels. 0; -EINVAL when something is wrong: every complaint has gone to errors, those
- * about the file as FILE:LINE: TEXT. config_free() is due in both cases.
+ * Read the command line, and the configuration file that it names or the usual one, with the files of its
+ * directory (FILE.d/ *.conf, by name), into *config. 0; -EINVAL when something is wrong: every complaint has
+ * gone to errors, those about a file as FILE:LINE: TEXT. config_free() is due in both cases.
  */
 int config_load(struct config *config, int argc, char **argv, FILE *errors);
+/* Set the log's levels. */
+void config_apply_log(const struct config *config);
+/* Call fn with the name of each option that is not as it was, and that only a new start brings into force. */
+void config_changes(const struct config *was, const struct config *now,
+		    void (*fn)(const char *name, void *arg), void *arg);
 void config_free(struct config *config);
 
 /* The text of --help. */

@@ -1554,3 +1554,10 @@ int dev_set(struct device *dev, const char *key, const char *value, enum setting
 		poller_apply(dev->conn->poller, &dev->settings);
 	return rc;
 }
+
+void dev_reload(struct device *dev, const struct settings_rules *rules)
+{
+	LOCK_SCOPE(&dev->lock);
+	if (settings_reload(&dev->settings, rules, dev->name, dev->params) && dev->conn)
+		poller_apply(dev->conn->poller, &dev->settings);
+}

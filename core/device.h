@@ -190,5 +190,8 @@ void dev_look(struct device *dev, struct dev_view *view);
 /* `ringdisk set`: live keys act at once, others at the next connect.  -EINVAL with text in err. */
 int dev_set(struct device *dev, const char *key, const char *value, enum setting_origin origin,
 	    char *err, size_t errlen);
+/* The configuration file was read again: what the disk has from there, or by default, becomes what it says
+ * now.  Live keys act at once, others at the next connect.  Any thread. */
+void dev_reload(struct device *dev, const struct settings_rules *rules);
 
 #endif

@@ -263,3 +263,15 @@ bool parts_healthy(struct parts *parts)
 	dev_for_each(look_at, NULL);
 	return workers && control;
 }
+
+static void reload_device(struct device *dev, void *rules)
+{
+	dev_reload(dev, rules);
+}
+
+void parts_reload(struct parts *parts, struct settings_rules *rules)
+{
+	(void)parts;
+	xenbus_set_rules(rules);
+	dev_for_each(reload_device, rules);
+}

@@ -27,6 +27,9 @@ struct parts {
 int parts_start(struct parts *parts);
 void parts_stop(struct parts *parts);
 
+/* New rules for the settings of disks: for those that come and those that are there. The caller keeps rules. */
+void parts_reload(struct parts *parts, struct settings_rules *rules);
+
 /* For the watchdog: false if nobody looks after the pools. It takes the locks that everything needs, so that
  * it does not return if one of them is never released. Waits for no disk. */
 bool parts_healthy(struct parts *parts);

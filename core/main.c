@@ -5,7 +5,7 @@
  * a fork. The parent waits until all parts run, so that its exit status tells whether they do.
  *
  * The first SIGTERM or SIGINT, or the verb `shutdown`, ends in order: every disk is drained and closed. A
- * second signal ends at once, and so does an end that takes too long.
+ * second signal ends at once, and so does an end that takes too long. SIGHUP reads the configuration again.
  *
  * Runs on the main thread only.
  */
@@ -31,6 +31,8 @@
 struct daemon {
 	struct parts parts;
 	int ready_pipe; /* tell the parent; -1: none waits */
+	int argc;       /* the command line, for the reload */
+	char **argv;
 };
 
 /* --- becoming a daemon ------------------------------------------------------------------------ */
@@ -101,9 +103,10 @@ static void tell_ready(struct daemon *d)
 
 /* --- signals ---------------------------------------------------------------------------------- */
 
-static void end_signals(sigset_t *set)
+static void our_signals(sigset_t *set)
 {
 	sigemptyset(set);
+	sigaddset(set, SIGHUP);
 	sigaddset(set, SIGTERM);
 	sigaddset(set, SIGINT);
 }
@@ -117,7 +120,7 @@ static void signals_init(void)
 	signal(SIGTERM, SIG_DFL);
 	signal(SIGINT, SIG_DFL);
 	signal(SIGALRM, SIG_DFL);
-	end_signals(&set);
+	our_signals(&set);
 	pthread_sigmask(SIG_BLOCK, &set, NULL);
 }
 
@@ -142,6 +145,57 @@ static void watchdog(struct parts *parts)
 		log_warn(LOG_MAIN, "the pools are not looked after: not telling the watchdog");
 }
 
+static void say_restart(const char *name, void *arg)
+{
+	(void)arg;
+	log_warn(LOG_CONFIG, "%s has changed: that takes a restart", name);
+}
+
+/* A log line for each line of text, which is taken apart. */
+static void log_lines(char *text)
+{
+	char *save = NULL;
+
+	for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save))
+		log_err(LOG_CONFIG, "%s", line);
+}
+
+/* The configuration as it would be after a start now. What is wrong leaves everything as it is. */
+static int load_again(struct daemon *d, struct config *config)
+{
+	char *text = NULL;
+	size_t len;
+	FILE *errors = open_memstream(&text, &len);
+	int err;
+
+	if (!errors) {
+		*config = (struct config){ 0 };
+		return -ENOMEM;
+	}
+	err = config_load(config, d->argc, d->argv, errors);
+	fclose(errors);
+	log_lines(text);
+	free(text);
+	return err;
+}
+
+static void reload(struct daemon *d)
+{
+	struct config config;
+
+	log_info(LOG_CONFIG, "reading the configuration again");
+	manager_tell("RELOADING=1");
+	if (load_again(d, &config)) {
+		log_err(LOG_CONFIG, "the configuration is wrong: nothing was changed");
+	} else {
+		config_apply_log(&config);
+		config_changes(d->parts.config, &config, say_restart, NULL);
+		parts_reload(&d->parts, config.rules);
+	}
+	config_free(&config);
+	manager_tell("READY=1");
+}
+
 /* The next signal; meanwhile, every interval_ms (0: never), a sign of life. */
 static int await_signal(struct daemon *d, unsigned interval_ms)
 {
@@ -152,7 +206,7 @@ static int await_signal(struct daemon *d, unsigned interval_ms)
 	sigset_t set;
 	int sig;
 
-	end_signals(&set);
+	our_signals(&set);
 	for (;;) {
 		sig = sigtimedwait(&set, NULL, interval_ms ? &interval : NULL);
 		if (sig > 0)
@@ -164,10 +218,16 @@ static int await_signal(struct daemon *d, unsigned interval_ms)
 
 static void await_end(struct daemon *d)
 {
-	int sig = await_signal(d, manager_watchdog_ms());
+	unsigned interval_ms = manager_watchdog_ms();
+	int sig = await_signal(d, interval_ms);
 	sigset_t set;
 
-	end_signals(&set);
+	while (sig == SIGHUP) {
+		reload(d);
+		sig = await_signal(d, interval_ms);
+	}
+	our_signals(&set);
+	sigdelset(&set, SIGHUP); /* no longer of interest, and its default action is not ours */
 	log_info(LOG_MAIN, "ending (%s)", strsignal(sig));
 	/* The next one finds the default action. */
 	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
@@ -187,14 +247,19 @@ static int run(struct daemon *d)
 	return EXIT_SUCCESS;
 }
 
-static int serve(const struct config *config)
+static int serve(const struct config *config, int argc, char **argv)
 {
-	struct daemon d = { .parts = { .config = config, .shutdown = request_end },
-			    .ready_pipe = -1 };
+	struct daemon d = {
+		.parts = { .config = config, .shutdown = request_end },
+		.ready_pipe = -1,
+		.argc = argc,
+		.argv = argv,
+	};
 
 	umask(027);
 	signals_init();
 	log_to_stderr();
+	config_apply_log(config);
 	if (!config->foreground) {
 		int err = become_daemon(&d.ready_pipe);
 
@@ -219,7 +284,7 @@ int main(int argc, char **argv)
 	} else if (config.action == CONFIG_VERSION) {
 		puts("ringdiskd " PACKAGE_VERSION);
 	} else if (config.action == CONFIG_RUN) {
-		status = serve(&config);
+		status = serve(&config, argc, argv);
 	}
 	config_free(&config);
 	return status;

@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <fnmatch.h>
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -223,8 +224,13 @@ void settings_init(struct settings *settings)
 
 bool settings_equal(const struct settings *a, const struct settings *b)
 {
-	return !memcmp(a->value, b->value, sizeof(a->value)) &&
-	       !memcmp(a->origin, b->origin, sizeof(a->origin));
+	for (unsigned i = 0; i < SET_NKEYS; i++) {
+		if (a->origin[i] <= ORIGIN_CONFIG_DISK && b->origin[i] <= ORIGIN_CONFIG_DISK)
+			continue;
+		if (a->value[i] != b->value[i] || a->origin[i] != b->origin[i])
+			return false;
+	}
+	return true;
 }
 
 int settings_key(const char *name, size_t len)
@@ -366,6 +372,7 @@ struct rule {
 struct settings_rules {
 	struct rule *rule; /* in the order of the file */
 	size_t count;
+	_Atomic unsigned references; /* beyond the first */
 };
 
 static void rule_clear(struct rule *rule)
@@ -444,9 +451,34 @@ void settings_rules_apply(const struct settings_rules *rules, const char *disk, 
 	}
 }
 
+bool settings_reload(struct settings *settings, const struct settings_rules *rules, const char *disk,
+		     const char *params)
+{
+	struct settings fresh;
+	bool changed = false;
+
+	settings_init(&fresh);
+	settings_rules_apply(rules, disk, params, &fresh);
+	for (unsigned i = 0; i < SET_NKEYS; i++) {
+		if (settings->origin[i] > ORIGIN_CONFIG_DISK)
+			continue;
+		changed |= settings->value[i] != fresh.value[i];
+		settings->value[i] = fresh.value[i];
+		settings->origin[i] = fresh.origin[i];
+	}
+	return changed;
+}
+
+struct settings_rules *settings_rules_get(struct settings_rules *rules)
+{
+	if (rules)
+		atomic_fetch_add(&rules->references, 1);
+	return rules;
+}
+
 void settings_rules_free(struct settings_rules *rules)
 {
-	if (!rules)
+	if (!rules || atomic_fetch_sub(&rules->references, 1))
 		return;
 	for (size_t i = 0; i < rules->count; i++)
 		rule_clear(&rules->rule[i]);

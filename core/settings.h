@@ -70,7 +70,9 @@ int settings_key(const char *name, size_t len);
 const char *settings_name(enum setting_key key);
 const char *settings_help(enum setting_key key);
 bool settings_live(enum setting_key key); /* a change works without a reconnect */
-bool settings_equal(const struct settings *a, const struct settings *b); /* origins, too */
+/* The same to whoever made a disk with it: value and origin of each key, but where both are from the defaults
+ * or the configuration file, whose rules may change meanwhile (settings_reload()). */
+bool settings_equal(const struct settings *a, const struct settings *b);
 /* What a value may be, "a|b|c" or "MIN..MAX", into buf; returns buf. */
 const char *settings_domain(enum setting_key key, char *buf, size_t len);
 /* Set from text.  A key whose present origin is later than origin is left alone (0).  -ENOENT: no
@@ -79,15 +81,22 @@ int settings_set(struct settings *settings, const char *key, const char *value,
 		 enum setting_origin origin, char *err, size_t errlen);
 /*
  * Rules from the configuration file: [defaults] has glob NULL; [disk "GLOB"] is matched (fnmatch)
- * against "DOMID/VDEV" and against the params string, in the order of the file.  Filled before any
- * thread starts (or under the control of config reload), read-only afterwards.
+ * against "DOMID/VDEV" and against the params string, in the order of the file.  Filled by one thread,
+ * read-only afterwards, and shared by references: a reload makes others, and the last user frees these.
  */
 struct settings_rules;
 int settings_rules_add(struct settings_rules **rules, const char *glob, const char *key,
 		       const char *value, char *err, size_t errlen);
 void settings_rules_apply(const struct settings_rules *rules, const char *disk, const char *params,
 			  struct settings *settings);
+/* Another reference; NULL stays NULL.  Any thread. */
+struct settings_rules *settings_rules_get(struct settings_rules *rules);
+/* Gives a reference back.  Accepts NULL. */
 void settings_rules_free(struct settings_rules *rules);
+/* What is from the defaults or the configuration file becomes what these rules say; the rest stays.  True if
+ * anything changed. */
+bool settings_reload(struct settings *settings, const struct settings_rules *rules, const char *disk,
+		     const char *params);
 
 /* The value as text, into buf; returns buf. */
 const char *settings_text(const struct settings *settings, enum setting_key key, char *buf,

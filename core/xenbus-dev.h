@@ -52,7 +52,7 @@ struct xb_dev {
 };
 
 /* --- xenbus.c, for the others --- */
-const struct settings_rules *xb_rules(void);
+struct settings_rules *xb_rules_get(void); /* a reference, for settings_rules_free(); or NULL */
 /* The job is through: err decides when to look again (at once, or later if the store refused). */
 void xb_done(struct xb_dev *xd, int err);
 void xb_retry_in(struct xb_dev *xd, unsigned ms);

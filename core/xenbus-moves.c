@@ -127,12 +127,22 @@ static void fill_offer(struct xb_writer *w, void *arg)
 	xb_put(w, "hotplug-status", "connected");
 }
 
+/* As xb_node_read(), by the rules of now. */
+static int read_node(struct xb_conn *conn, struct xb_dev *xd, struct xb_desc *desc, char *err, size_t errlen)
+{
+	struct settings_rules *rules = xb_rules_get();
+	int ret = xb_node_read(conn, &xd->node, rules, desc, err, errlen);
+
+	settings_rules_free(rules);
+	return ret;
+}
+
 /* Has the toolstack changed what it wants since the device was made? */
 static int desc_changed(struct xb_conn *conn, struct xb_dev *xd, bool *changed)
 {
 	struct xb_desc now;
 	char err[256];
-	int ret = xb_node_read(conn, &xd->node, xb_rules(), &now, err, sizeof(err));
+	int ret = read_node(conn, xd, &now, err, sizeof(err));
 
 	*changed = ret || !xb_desc_equal(&now, &xd->desc);
 	if (!ret)
@@ -178,11 +188,20 @@ static int publish(struct xb_conn *conn, struct xb_dev *xd)
 	return 0;
 }
 
+/* They may have changed since the node was read, before the disk was among those that are told. */
+static void follow_rules(struct device *dev)
+{
+	struct settings_rules *rules = xb_rules_get();
+
+	dev_reload(dev, rules);
+	settings_rules_free(rules);
+}
+
 int xb_dev_make(struct xb_conn *conn, struct xb_dev *xd)
 {
 	char text[512] = "out of memory";
 	struct dev_spec spec;
-	int err = xb_node_read(conn, &xd->node, xb_rules(), &xd->desc, text, sizeof(text));
+	int err = read_node(conn, xd, &xd->desc, text, sizeof(text));
 
 	if (!err) {
 		spec = (struct dev_spec){
@@ -196,8 +215,10 @@ int xb_dev_make(struct xb_conn *conn, struct xb_dev *xd)
 			.settings = xd->desc.settings,
 		};
 		err = dev_create(&spec, &xd->dev);
-		if (!err)
+		if (!err) {
+			follow_rules(xd->dev);
 			return 0;
+		}
 		xb_desc_free(&xd->desc);
 		xd->dev = NULL;
 		if (err == -EEXIST)
@@ -431,7 +452,7 @@ static int put_params(struct xb_conn *conn, struct xb_dev *xd)
 			xb_params_again(xd);
 		return err;
 	}
-	if (!xb_node_read(conn, &xd->node, xb_rules(), &desc, err_text, sizeof(err_text))) {
+	if (!read_node(conn, xd, &desc, err_text, sizeof(err_text))) {
 		xb_desc_free(&xd->desc);
 		xd->desc = desc;
 	}

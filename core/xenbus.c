@@ -56,9 +56,21 @@ static struct {
 	bool amnesia; /* the store has come back empty */
 } xb;
 
-const struct settings_rules *xb_rules(void)
+struct settings_rules *xb_rules_get(void)
 {
-	return xb.config.rules;
+	LOCK_SCOPE(&xb.lock);
+	return settings_rules_get(xb.config.rules);
+}
+
+void xenbus_set_rules(struct settings_rules *rules)
+{
+	struct settings_rules *old;
+
+	lock_acquire(&xb.lock);
+	old = xb.config.rules;
+	xb.config.rules = settings_rules_get(rules);
+	lock_release(&xb.lock);
+	settings_rules_free(old);
 }
 
 const char *xb_kind_at(unsigned i)
@@ -925,6 +937,7 @@ int xenbus_start(const struct xenbus_config *config)
 	int err;
 
 	xb.config = *config;
+	settings_rules_get(xb.config.rules);
 	xb.config.claim = xb_claim_resolve(config->claim, config->hyp);
 	xb.us = config->hyp->ops->domid(config->hyp);
 	xb.rescan = xb.connected = xb.stopping = xb.amnesia = false;
@@ -953,6 +966,7 @@ err_fd:
 	close(xb.stop_fd);
 err_lock:
 	xb.started = false;
+	settings_rules_free(xb.config.rules);
 	pthread_cond_destroy(&xb.wake);
 	lock_destroy(&xb.lock);
 	return err;
@@ -973,5 +987,6 @@ void xenbus_stop(void)
 	xb_store_drop();
 	close(xb.stop_fd);
 	pthread_cond_destroy(&xb.wake);
+	settings_rules_free(xb.config.rules);
 	/* xenbus_notify may still be called by a device's last breath: the lock stays. */
 }

@@ -17,7 +17,7 @@ struct xenbus_config {
 	struct hyp *hyp;
 	const char *const *kinds;   /* "qdisk", "vbd3", NULL */
 	enum claim_policy claim;    /* which qdisk nodes are ours */
-	const struct settings_rules *rules;
+	struct settings_rules *rules; /* xenbus takes a reference */
 };
 
 /* Starts the threads; the store may be away (they keep trying). */
@@ -26,6 +26,9 @@ int xenbus_start(const struct xenbus_config *config);
 void xenbus_stop(void);
 /* For dev_env.notify: publish what happened. */
 void xenbus_notify(struct device *dev, int event, void *arg);
+
+/* The rules for disks that come, from now on: takes a reference. Any thread, between start and stop. */
+void xenbus_set_rules(struct settings_rules *rules);
 
 /* By hand, for `ringdisk attach` and `detach`: write both ends' nodes of a vbd, as the toolstack
  * would; set online=0 and state 5.  Called from the control pool; may block.  err: text. */

@@ -439,3 +439,9 @@ void dev_look(struct device *dev, struct dev_view *view)
 	geometry_of(dev, &view->geometry);
 	pthread_mutex_unlock(&stub.lock);
 }
+
+void dev_reload(struct device *dev, const struct settings_rules *rules)
+{
+	(void)dev;
+	(void)rules;
+}
