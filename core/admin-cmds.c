@@ -186,6 +186,14 @@ static void list_one(struct device *dev, void *arg)
 	json_array_append_new(list->disks, disk);
 }
 
+json_t *admin_list_result(void)
+{
+	struct list_arg list = {json_array(), false};
+
+	dev_for_each(list_one, &list);
+	return json_pack("{s:o}", "disks", list.disks);
+}
+
 static void verb_list(struct admin_request *req)
 {
 	struct list_arg list = {json_array(), admin_bool(req, "settings")};

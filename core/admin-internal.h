@@ -46,6 +46,10 @@ json_t *admin_event_json(const struct event *event);
 json_t *admin_lost_json(uint64_t count);
 void admin_verb_stats(struct admin_request *req); /* admin-stats.c */
 
+/* What `stats` and `list` answer for all disks, from any thread while the loop is open; NULL without memory. */
+json_t *admin_stats_result(void);
+json_t *admin_list_result(void);
+
 /* ---- errors -------------------------------------------------------------------------------------- */
 
 enum admin_code {
@@ -125,7 +129,7 @@ bool admin_each_disk(struct admin_request *req, void (*fn)(struct device *dev, v
 /* A JSON string of any bytes: what is not UTF-8 becomes U+FFFD. NULL gives JSON's null. */
 json_t *admin_text(const char *text);
 
-/* The running configuration; valid while a verb runs. */
+/* The running configuration; valid while the loop is open. */
 const struct admin_config *admin_config_get(void);
 
 /* ---- the socket (admin-socket.c) ------------------------------------------------------------------ */

@@ -1,7 +1,7 @@
 /*
  * The verb `stats`: what the disks have counted, as JSON.
  *
- * Runs on the loop's thread. The counters are read as they are while pollers and workers go on counting, so
+ * Runs on the loop's thread, and on that of the HTTP endpoint. The counters are read as they are while pollers and workers go on counting, so
  * that sums of one answer may differ by the requests of that moment.
  */
 #include "admin-internal.h"
@@ -119,15 +119,29 @@ static json_t *pool_json(struct pool *pool)
 	                 "queued", (int)stats.queued, "peak", (int)stats.peak);
 }
 
-void admin_verb_stats(struct admin_request *req)
+/* disks is stolen. */
+static json_t *result(json_t *disks)
 {
 	const struct admin_config *config = admin_config_get();
+
+	return json_pack("{s:o, s:{s:o, s:o}}", "disks", disks, "pools", "workers", pool_json(config->workers),
+	                 "control", pool_json(config->control));
+}
+
+json_t *admin_stats_result(void)
+{
+	struct stats_arg arg = {json_array(), false};
+
+	dev_for_each(stats_one, &arg);
+	return result(arg.disks);
+}
+
+void admin_verb_stats(struct admin_request *req)
+{
 	struct stats_arg arg = {json_array(), admin_bool(req, "histogram")};
 
 	if (admin_each_disk(req, stats_one, &arg))
-		admin_reply(req, json_pack("{s:o, s:{s:o, s:o}}", "disks", arg.disks, "pools", "workers",
-		                           pool_json(config->workers), "control",
-		                           pool_json(config->control)));
+		admin_reply(req, result(arg.disks));
 	else
 		json_decref(arg.disks);
 }

@@ -16,6 +16,7 @@
  */
 #include "config.h"
 
+#include "admin-http.h"
 #include "base/bytes.h"
 #include "base/cleanup.h"
 
@@ -124,6 +125,22 @@ static int apply_pid_file(struct config *config, const char *value, char *err, s
 static int apply_redo_dir(struct config *config, const char *value, char *err, size_t errlen)
 {
 	return set_path(&config->redo_dir, value, err, errlen);
+}
+
+static int apply_metrics_listen(struct config *config, const char *value, char *err, size_t errlen)
+{
+	/* Whether it may be remote is known when all has been read. */
+	int bad_address = admin_http_check(value, true, err, errlen);
+
+	return bad_address ? bad_address : replace(&config->metrics_listen, value);
+}
+
+static int apply_metrics_remote(struct config *config, const char *value, char *err, size_t errlen)
+{
+	if (strcmp(value, "on") && strcmp(value, "off"))
+		return bad(err, errlen, value, "on or off");
+	config->metrics_remote = !strcmp(value, "on");
+	return 0;
 }
 
 static int apply_backing_dirs(struct config *config, const char *value, char *err, size_t errlen)
@@ -351,6 +368,17 @@ static const struct option_def options[] = {
 	  .in_file = true,
 	  .help = "where the redo logs of images are: on tmpfs\n"
 		  "(redo, beside the admin socket)" },
+	{ .name = "metrics-listen",
+	  .arg = "ADDR:PORT|PATH",
+	  .apply = apply_metrics_listen,
+	  .in_file = true,
+	  .help = "where /metrics is served by HTTP: an address of the loopback, as\n"
+		  "127.0.0.1:9273, or a unix socket (nowhere)" },
+	{ .name = "metrics-remote",
+	  .arg = "on|off",
+	  .apply = apply_metrics_remote,
+	  .in_file = true,
+	  .help = "on: on addresses that are not the loopback's, too (off)" },
 	{ .name = "pid-file",
 	  .arg = "PATH",
 	  .apply = apply_pid_file,
@@ -729,6 +757,17 @@ int config_init(struct config *config)
 	return 0;
 }
 
+static int check_metrics(const struct config *config, FILE *errors)
+{
+	char err[ERR_LEN];
+
+	if (!config->metrics_listen ||
+	    !admin_http_check(config->metrics_listen, config->metrics_remote, err, sizeof(err)))
+		return 0;
+	fprintf(errors, "ringdiskd: metrics-listen: %s\n", err);
+	return -EINVAL;
+}
+
 int config_load(struct config *config, int argc, char **argv, FILE *errors)
 {
 	int err = config_init(config);
@@ -748,6 +787,8 @@ int config_load(struct config *config, int argc, char **argv, FILE *errors)
 			config->workers, config->max_workers);
 		err = -EINVAL;
 	}
+	if (!err)
+		err = check_metrics(config, errors);
 	return err;
 }
 
@@ -770,6 +811,7 @@ void config_free(struct config *config)
 	free(config->control_socket);
 	free(config->control_group);
 	free(config->driver_dir);
+	free(config->metrics_listen);
 	free(config->pid_file);
 	kinds_clear(config);
 	settings_rules_free(config->rules);

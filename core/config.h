@@ -22,6 +22,7 @@ enum config_action { CONFIG_RUN, CONFIG_HELP, CONFIG_VERSION, CONFIG_CHECK };
 struct config {
 	enum config_action action;
 	bool foreground;
+	bool metrics_remote; /* addresses that are not the loopback's, too */
 	bool file_named;      /* --config was given: the file must exist */
 	unsigned workers;     /* threads for I/O that are always there, 0: by the processors */
 	unsigned max_workers; /* and the bound when they are all stuck in calls */
@@ -35,6 +36,7 @@ struct config {
 	char *driver_dir;
 	char *backing_dirs; /* with ':' between them; NULL: none */
 	char *redo_dir; /* NULL: redo, beside the admin socket */
+	char *metrics_listen; /* NULL: nowhere */
 	char *pid_file;                    /* NULL: none */
 	char *kinds[CONFIG_MAX_KINDS + 1]; /* ends with NULL */
 	struct settings_rules *rules;

@@ -4,6 +4,7 @@
  */
 #include "main-parts.h"
 
+#include "admin-http.h"
 #include "admin.h"
 #include "base/bytes.h"
 #include "device.h"
@@ -182,6 +183,23 @@ static void stop_admin(struct parts *p)
 	admin_stop();
 }
 
+static int start_metrics(struct parts *p)
+{
+	const struct http_config http = {
+		.listen = p->config->metrics_listen,
+		.group = p->config->control_group,
+		.remote = p->config->metrics_remote,
+	};
+
+	return http.listen ? admin_http_start(&http) : 0;
+}
+
+static void stop_metrics(struct parts *p)
+{
+	(void)p;
+	admin_http_stop();
+}
+
 static int start_pid_file(struct parts *p)
 {
 	const char *path = p->config->pid_file;
@@ -216,6 +234,7 @@ static const struct part table[] = {
 	{ "the disks", start_devices, stop_devices },
 	{ "the store", start_xenbus, stop_xenbus },
 	{ "the admin socket", start_admin, stop_admin },
+	{ "the metrics", start_metrics, stop_metrics },
 	{ "the pid file", start_pid_file, stop_pid_file },
 };
 
