@@ -33,13 +33,17 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <time.h>
 
 #define SLAB          (64 * 1024) /* slices are allocated in pieces of this size */
 #define RANGES        126         /* of one block of deferred ranges: 2 KiB */
 #define RUN_MAX       64          /* slices written by one call */
 #define HASH_FIRST    256
+#define RECLAIM_NS    1000000     /* between looks whether what is in flight is over, for who needs space */
+#define RECLAIM_LOOKS 20
 #define DEFERRED_MANY 16384       /* so many deferred ranges are reason enough for a checkpoint */
 #define CLOSE_ROUNDS  16
+#define RELEASE_ROUNDS 4          /* what others' checkpoints make free meanwhile: so often, the rest is for the next */
 
 enum { LOADING, READY, FAILED };
 
@@ -249,32 +253,48 @@ static void release(struct meta *m, struct ranges *due)
 	ranges_free(due);
 }
 
+/* Who gives to the driver what is due? One at a time. False: somebody does, and we do not wait for that. */
+static bool begin_releasing(struct meta *m, bool wait)
+{
+	bool mine;
+
+	pthread_mutex_lock(&m->run.mutex);
+	while (wait && m->run.releasing)
+		pthread_cond_wait(&m->run.done, &m->run.mutex);
+	mine = !m->run.releasing;
+	m->run.releasing = true;
+	pthread_mutex_unlock(&m->run.mutex);
+	return mine;
+}
+
+static void end_releasing(struct meta *m)
+{
+	pthread_mutex_lock(&m->run.mutex);
+	m->run.releasing = false;
+	pthread_cond_broadcast(&m->run.done);
+	pthread_mutex_unlock(&m->run.mutex);
+}
+
 /*
  * Give the driver what is due. It may start a checkpoint by that, on this thread or another, which comes here
- * again: it finds somebody releasing and leaves the rest to them.
+ * again: it finds somebody releasing and leaves the rest to them. They take it with them a few times, not for ever: who
+ * came for a flush wants to go back.
  */
-static void release_due(struct meta *m)
+static void release_due(struct meta *m, bool wait)
 {
 	struct ranges due = { 0 };
 
-	pthread_mutex_lock(&m->run.mutex);
-	if (m->run.releasing) {
-		pthread_mutex_unlock(&m->run.mutex);
+	if (!begin_releasing(m, wait))
 		return;
-	}
-	m->run.releasing = true;
-	pthread_mutex_unlock(&m->run.mutex);
-
-	do {
-		release(m, &due);
+	for (unsigned round = 0; round < RELEASE_ROUNDS; round++) {
 		pthread_rwlock_wrlock(&m->lock);
 		advance(m, &due);
 		pthread_rwlock_unlock(&m->lock);
-	} while (due.first);
-
-	pthread_mutex_lock(&m->run.mutex);
-	m->run.releasing = false;
-	pthread_mutex_unlock(&m->run.mutex);
+		if (!due.first)
+			break;
+		release(m, &due);
+	}
+	end_releasing(m);
 }
 
 /* ---- the hash and the ring ------------------------------------------------------------------------------ */
@@ -962,13 +982,39 @@ static int run_checkpoint(struct meta *m, bool only_if_idle)
 	}
 	pthread_mutex_unlock(&m->run.mutex);
 	if (mine && rc == 0)
-		release_due(m);
+		release_due(m, false);
 	return rc;
 }
 
 int meta_checkpoint(struct meta *m)
 {
 	return run_checkpoint(m, false);
+}
+
+/* Does something durable wait for I/O in flight? */
+static bool held_up(struct meta *m)
+{
+	bool held;
+
+	pthread_rwlock_rdlock(&m->lock);
+	held = m->durable.first || m->draining.first;
+	pthread_rwlock_unlock(&m->lock);
+	return held;
+}
+
+int meta_reclaim(struct meta *m)
+{
+	const struct timespec moment = { .tv_nsec = RECLAIM_NS };
+	int rc = run_checkpoint(m, false);
+
+	if (rc < 0)
+		return rc;
+	release_due(m, true);
+	for (unsigned i = 0; i < RECLAIM_LOOKS && held_up(m); i++) {
+		nanosleep(&moment, NULL);
+		release_due(m, true);
+	}
+	return 0;
 }
 
 bool meta_clean(struct meta *m)

@@ -142,6 +142,9 @@ void meta_forget(struct meta *meta, uint64_t offset, uint64_t length);
 /* May block. Everything changed before the call is durable, and so is all data written before. Calls at the
  * same time share their work. With nothing dirty it is one fdatasync. */
 int meta_checkpoint(struct meta *meta);
+/* A checkpoint for who has no space left: what was deferred before the call has been released when it returns, also what
+ * another thread is releasing just now, but for what I/O holds that is not over in some 20 ms. Not from released(). */
+int meta_reclaim(struct meta *meta);
 
 /* ---- what is in flight --------------------------------------------------------------------------------- */
 

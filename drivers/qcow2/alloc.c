@@ -262,7 +262,7 @@ static int64_t refill_last(struct qcow2 *q, uint64_t want)
 	struct alloc *a = q->alloc;
 	int64_t n = 0;
 
-	meta_checkpoint(q->meta); /* for what it releases */
+	meta_reclaim(q->meta); /* what cannot be made durable is not free either */
 	do
 		n = refill_spare(q, want, 0);
 	while (!n && a->scan_at < a->scan_end);

@@ -14,6 +14,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define SLICE     512
 #define FILE_SIZE (1024 * SLICE)
@@ -37,9 +38,10 @@ static void on_released(void *ctx, uint64_t offset, uint64_t length)
 	rig->released[rig->count++] = (struct released){ offset, length };
 }
 
-static void rig_open(struct rig *rig, size_t budget, size_t log)
+static void rig_open_for(struct rig *rig, size_t budget, size_t log,
+			 void (*released)(void *ctx, uint64_t offset, uint64_t length))
 {
-	struct meta_config config = { .slice = SLICE, .budget = budget, .orders = 4, .released = on_released,
+	struct meta_config config = { .slice = SLICE, .budget = budget, .orders = 4, .released = released,
 				      .ctx = rig };
 
 	*rig = (struct rig){ 0 };
@@ -49,6 +51,11 @@ static void rig_open(struct rig *rig, size_t budget, size_t log)
 	config.redo = log ? fake_redo(&rig->fake, log) : NULL;
 	config.redo_room = log;
 	assert_int_equal(meta_open(&config, &rig->meta), 0);
+}
+
+static void rig_open(struct rig *rig, size_t budget, size_t log)
+{
+	rig_open_for(rig, budget, log, on_released);
 }
 
 static void rig_free(struct rig *rig)
@@ -621,6 +628,128 @@ static void released_may_change(void **state)
 	rig_free(&rig);
 }
 
+/* Somebody frees and checkpoints all the time. */
+static unsigned stormy;
+
+static void on_released_storm(void *ctx, uint64_t offset, uint64_t length)
+{
+	struct rig *rig = ctx;
+
+	(void)offset;
+	(void)length;
+	if (++stormy > 1000)
+		return;
+	set_and_defer(rig, 4000 + stormy, 0x10000);
+	assert_int_equal(meta_checkpoint(rig->meta), 0);
+}
+
+static void others_do_not_keep_a_checkpoint(void **state)
+{
+	unsigned before;
+	struct rig rig;
+
+	(void)state;
+	stormy = 0;
+	rig_open_for(&rig, 16 * SLICE, 0, on_released_storm);
+	set_and_defer(&rig, 1, 0x10000);
+	assert_int_equal(meta_checkpoint(rig.meta), 0);
+	assert_in_range(stormy, 1, 16);
+	/* nothing is forgotten */
+	before = stormy;
+	assert_int_equal(meta_checkpoint(rig.meta), 0);
+	assert_true(stormy > before);
+	stormy = 1000;
+	assert_int_equal(meta_close(rig.meta, false), 0);
+	rig_free(&rig);
+}
+
+/* Who needs what is free gets what another thread is giving back just now. */
+static struct {
+	atomic_bool inside, over;
+	atomic_uint waiting;
+} giving;
+
+static void on_released_slowly(void *ctx, uint64_t offset, uint64_t length)
+{
+	(void)ctx;
+	(void)offset;
+	(void)length;
+	atomic_store(&giving.inside, true);
+	while (!atomic_load(&giving.waiting))
+		sched_yield();
+	usleep(20000); /* who does not wait is back long before */
+	atomic_store(&giving.over, true);
+}
+
+static void *checkpoint_it(void *arg)
+{
+	struct rig *rig = arg;
+
+	assert_int_equal(meta_checkpoint(rig->meta), 0);
+	return NULL;
+}
+
+static void waiting_at_flush(struct fake_host *fake, enum fake_what what)
+{
+	(void)fake;
+	if (atomic_load(&giving.inside) && what == FAKE_FLUSH)
+		atomic_store(&giving.waiting, 1);
+}
+
+static void reclaim_waits_for_who_releases(void **state)
+{
+	pthread_t thread;
+	struct rig rig;
+
+	(void)state;
+	rig_open_for(&rig, 16 * SLICE, 0, on_released_slowly);
+	rig.fake.before = waiting_at_flush;
+	set_and_defer(&rig, 1, 0x10000);
+	assert_int_equal(pthread_create(&thread, NULL, checkpoint_it, &rig), 0);
+	while (!atomic_load(&giving.inside))
+		sched_yield();
+	assert_int_equal(meta_reclaim(rig.meta), 0);
+	assert_true(atomic_load(&giving.over));
+	pthread_join(thread, NULL);
+	assert_int_equal(meta_close(rig.meta, false), 0);
+	rig_free(&rig);
+}
+
+/* And what I/O in flight holds, if that is soon over. */
+static void *end_soon(void *arg)
+{
+	struct rig *rig = arg;
+
+	while (!atomic_load(&giving.waiting))
+		sched_yield();
+	meta_exit(rig->meta, 0);
+	return NULL;
+}
+
+static void reclaim_waits_for_what_is_in_flight(void **state)
+{
+	struct meta_counters c;
+	pthread_t thread;
+	struct rig rig;
+
+	(void)state;
+	rig_open(&rig, 16 * SLICE, 0);
+	atomic_store(&giving.inside, true);
+	atomic_store(&giving.waiting, 0);
+	assert_int_equal(enter(&rig), 0);
+	set_and_defer(&rig, 1, 0x10000);
+	rig.fake.before = waiting_at_flush;
+	assert_int_equal(pthread_create(&thread, NULL, end_soon, &rig), 0);
+	do {
+		assert_int_equal(meta_reclaim(rig.meta), 0);
+		meta_count(rig.meta, &c);
+	} while (!rig.count && c.checkpoints < 50); /* once is enough, where threads run when they can */
+	assert_int_equal(rig.count, 1);
+	pthread_join(thread, NULL);
+	assert_int_equal(meta_close(rig.meta, false), 0);
+	rig_free(&rig);
+}
+
 static void many_deferred(void **state)
 {
 	struct rig rig;
@@ -957,6 +1086,9 @@ int main(void)
 		cmocka_unit_test(not_released_while_in_flight),
 		cmocka_unit_test(overlapping_io_holds_nothing_up),
 		cmocka_unit_test(released_may_change),
+		cmocka_unit_test(others_do_not_keep_a_checkpoint),
+		cmocka_unit_test(reclaim_waits_for_who_releases),
+		cmocka_unit_test(reclaim_waits_for_what_is_in_flight),
 		cmocka_unit_test(many_deferred),
 		cmocka_unit_test(forgotten),
 		cmocka_unit_test(failed_load),
