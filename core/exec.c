@@ -518,21 +518,28 @@ bool exec_may_inline(const struct exec *x, const struct request *req, uint64_t n
 
 /* --- blocking ----------------------------------------------------------------------------------------- */
 
-static int flush_image(struct exec *x, struct request *req)
+/* Once that has failed it fails for ever: promise 3. */
+static int make_durable(struct exec *x)
 {
 	int err;
 
 	if (!img_writable(x->image))
 		return 0; /* nothing was ever written */
 	err = atomic_load(x->flush_failed) ? -EIO : img_flush(x->image);
-	if (err) {
-		if (!atomic_exchange(x->flush_failed, true))
-			log_err(LOG_EXEC,
-				"flush failed: %s; data that the guest believes safe may be lost: "
-				"flushes are held and I/O fails until the disk is detached",
-				strerror(-err));
+	if (err && !atomic_exchange(x->flush_failed, true))
+		log_err(LOG_EXEC,
+			"flush failed: %s; data that the guest believes safe may be lost: "
+			"flushes are held and I/O fails until the disk is detached",
+			strerror(-err));
+	return err;
+}
+
+static int flush_image(struct exec *x, struct request *req)
+{
+	int err = make_durable(x);
+
+	if (err)
 		req->flags |= REQ_PARK;
-	}
 	return err;
 }
 
@@ -579,11 +586,9 @@ static void sync_writes(struct exec *x, struct list_head *done)
 		any = any || (req_writes(req) && !req->err);
 	if (!any)
 		return;
-	err = atomic_load(x->flush_failed) ? -EIO : img_flush(x->image);
+	err = make_durable(x);
 	if (!err)
 		return;
-	if (!atomic_exchange(x->flush_failed, true))
-		log_err(LOG_EXEC, "flush after a write failed: %s", strerror(-err));
 	list_for_each(req, done, node)
 		if (req_writes(req) && !req->err)
 			req->err = err;
