@@ -673,6 +673,7 @@ static int build_connection(struct device *dev, const struct dev_rings *rings,
 	if (!c)
 		return -ENOMEM;
 	c->dev = ref(dev);
+	settings.value[SET_MAX_INDIRECT_SEGMENTS] = rings->max_indirect;
 	c->settings = settings;
 	err = open_image(dev, &dev->parsed, &settings, 0, &c->image);
 	if (err)
@@ -1115,6 +1116,7 @@ int dev_unpause(struct device *dev, const char *params)
 		return err;
 	}
 	set_state(dev, DEV_CONNECTED);
+	poller_try_again(c->poller);
 	if (!atomic_load(&dev->flush_failed))
 		dev_set_error(dev, "%s", ""); /* before it goes on, and perhaps fails again */
 	go_on(dev, c);
@@ -1543,6 +1545,14 @@ void dev_look(struct device *dev, struct dev_view *view)
 	view->grants = pv.grants;
 }
 
+/* Who sets one of these, to whatever value, has seen that requests failed, and says what shall be from now on. */
+static bool says_what_waits(const char *key)
+{
+	int index = settings_key(key, strlen(key));
+
+	return index == SET_ON_ERROR || index == SET_ERROR_TIMEOUT || index == SET_ENOSPC;
+}
+
 int dev_set(struct device *dev, const char *key, const char *value, enum setting_origin origin,
 	    char *err, size_t errlen)
 {
@@ -1550,9 +1560,12 @@ int dev_set(struct device *dev, const char *key, const char *value, enum setting
 
 	LOCK_SCOPE(&dev->lock);
 	rc = settings_set(&dev->settings, key, value, origin, err, errlen);
-	if (!rc && dev->conn)
-		poller_apply(dev->conn->poller, &dev->settings);
-	return rc;
+	if (rc || !dev->conn)
+		return rc;
+	if (says_what_waits(key))
+		poller_try_again(dev->conn->poller);
+	poller_apply(dev->conn->poller, &dev->settings);
+	return 0;
 }
 
 void dev_reload(struct device *dev, const struct settings_rules *rules)

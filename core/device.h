@@ -102,6 +102,7 @@ struct dev_rings {
 	unsigned order;     /* pages 1 << order each */
 	enum ring_abi abi;
 	bool persistent;    /* the frontend agrees */
+	unsigned max_indirect; /* segments, as the frontend was told: `ringdisk set` may have changed it since */
 	struct {
 		uint32_t gref[1u << RING_MAX_ORDER];
 		uint32_t evtchn;

@@ -171,6 +171,23 @@ void finish(struct poller *p, struct list_head *list, uint64_t now, bool on_poll
 	p->cfg.event(p->cfg.arg, failed ? POLLER_FAILED : POLLER_PARKED);
 }
 
+/* They have waited, and nobody came: as failed as any others, also in the counters. */
+static void give_back_failed(struct poller *p, struct list_head *list)
+{
+	struct stats_batch batch = stats_batch_begin(p->cfg.stats);
+	uint64_t now = now_ns();
+	struct request *req;
+	unsigned n = 0;
+
+	list_for_each(req, list, node) {
+		count_done(p, &batch, req, now);
+		exec_release(&p->exec, req);
+		n++;
+	}
+	stats_batch_end(&batch);
+	stats_add(p->cfg.stats->parked, -(uint64_t)n);
+}
+
 /* Data gets ERROR.  A flush gets no answer: there is none that would be true. */
 static bool fail_parked_locked(struct pring *r, struct list_head *list)
 {
@@ -194,7 +211,6 @@ static bool fail_parked_locked(struct pring *r, struct list_head *list)
 void poller_fail_parked(struct poller *p)
 {
 	struct list_head list;
-	struct request *req;
 
 	for (unsigned i = 0; i < p->nrings; i++) {
 		struct pring *r = &p->ring[i];
@@ -205,10 +221,7 @@ void poller_fail_parked(struct poller *p)
 		list_splice_tail(&r->parked, &list);
 		r->nparked = 0;
 		lock_release(&r->lock);
-		list_for_each(req, &list, node) {
-			exec_release(&p->exec, req);
-			stats_add(p->cfg.stats->parked, -(uint64_t)1);
-		}
+		give_back_failed(p, &list);
 		lock_acquire(&r->lock);
 		tell = fail_parked_locked(r, &list);
 		lock_release(&r->lock);
@@ -236,9 +249,7 @@ static bool give_up_ring(struct pring *r)
 	}
 	atomic_fetch_add(&r->poller->active, n);
 	lock_release(&r->lock);
-	list_for_each(req, &list, node)
-		exec_release(&r->poller->exec, req);
-	stats_add(r->poller->cfg.stats->parked, -(uint64_t)n);
+	give_back_failed(r->poller, &list);
 	lock_acquire(&r->lock);
 	tell = fail_parked_locked(r, &list);
 	atomic_fetch_sub(&r->poller->active, n);

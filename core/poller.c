@@ -280,7 +280,6 @@ static void apply(struct poller *p, const struct settings *settings)
 	atomic_store(&p->look, settings->value[SET_POLL] != 0);
 	atomic_store(&p->exec.halt_on_error, settings->value[SET_ON_ERROR] == ON_ERROR_PAUSE);
 	atomic_store(&p->error_timeout, (unsigned)settings->value[SET_ERROR_TIMEOUT]);
-	atomic_store(&p->exec.gave_up, false);
 	atomic_store(&p->slow_ns, settings->value[SET_SLOW] ? settings->value[SET_SLOW] * 1000000
 							    : UINT64_MAX);
 	limits_apply(p, settings);
@@ -290,6 +289,11 @@ void poller_apply(struct poller *p, const struct settings *settings)
 {
 	apply(p, settings);
 	poller_kick(p); /* it may be asleep for the old limits, or wait for max-requests */
+}
+
+void poller_try_again(struct poller *p)
+{
+	atomic_store(&p->exec.gave_up, false);
 }
 
 static int init_ring(struct poller *p, unsigned index)
@@ -420,7 +424,6 @@ void poller_resume(struct poller *p, struct image *image, const struct parse_lim
 	}
 	if (limits)
 		p->limits = *limits;
-	atomic_store(&p->exec.gave_up, false);
 	atomic_store(&p->resuming, true);
 	atomic_store(&p->pausing, false);
 	poller_kick(p);

@@ -242,6 +242,7 @@ int xb_frontend_read(const struct xb_limits *limits, xb_key_reader *read, void *
 	if (ret)
 		return ret;
 	rings->persistent = limits->persistent && read_persistent(&r);
+	rings->max_indirect = limits->max_indirect;
 	ret = read_rings(&r, keyed, queues > 0, rings);
 	return ret ? ret : check_distinct(&r, rings);
 }

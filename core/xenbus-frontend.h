@@ -18,7 +18,7 @@ bool xb_decimal(const char *text, size_t len, uint32_t max, uint32_t *value);
 
 /* What we published, and the frontend may choose from. */
 struct xb_limits {
-	unsigned max_order, max_queues;
+	unsigned max_order, max_queues, max_indirect;
 	bool persistent;
 };
 

@@ -155,6 +155,7 @@ static void note_limits(struct xb_dev *xd, const struct settings *s)
 	xd->limits = (struct xb_limits){
 		.max_order = (unsigned)MIN(s->value[SET_MAX_RING_PAGE_ORDER], RING_MAX_ORDER),
 		.max_queues = (unsigned)MIN(s->value[SET_MAX_QUEUES], DEV_MAX_QUEUES),
+		.max_indirect = (unsigned)s->value[SET_MAX_INDIRECT_SEGMENTS],
 		.persistent = s->value[SET_GRANT] == GRANT_PERSISTENT,
 	};
 }

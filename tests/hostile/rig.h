@@ -20,11 +20,11 @@
 #include <xen/io/blkif.h>
 
 #include "../unit/disk.h"
+#include "../unit/strand.h"
 #include "device.h"
 #include "drivers.h"
 #include "base/tsan.h"
 #include "guest.h"
-#include "lock.h"
 
 #define WAIT_MS 20000
 #define SEGS    11u
@@ -130,42 +130,24 @@ static inline void rig_close(struct rig *rig)
 
 /* --- on a device's strand ------------------------------------------------------------------------ */
 
-struct strand_call {
+struct disk_call {
+	struct strand_call call;
 	int (*fn)(struct disk *d);
 	struct disk *d;
-	struct rd_lock lock;
-	pthread_cond_t cond;
-	bool done;
-	int result;
 };
 
-static inline void strand_run(struct device *dev, void *arg)
+static inline int disk_call_run(struct strand_call *call)
 {
-	struct strand_call *c = arg;
-	int result = c->fn(c->d);
+	struct disk_call *c = container_of(call, struct disk_call, call);
 
-	(void)dev;
-	lock_acquire(&c->lock);
-	c->result = result;
-	c->done = true;
-	pthread_cond_signal(&c->cond);
-	lock_release(&c->lock);
+	return c->fn(c->d);
 }
 
 static inline int strand(struct disk *d, int (*fn)(struct disk *d))
 {
-	struct strand_call c = { .fn = fn, .d = d };
+	struct disk_call c = { .call.run = disk_call_run, .fn = fn, .d = d };
 
-	lock_init(&c.lock, RANK_LEAF, "test call");
-	cond_init_monotonic(&c.cond);
-	assert_int_equal(dev_submit(d->dev, strand_run, &c), 0);
-	lock_acquire(&c.lock);
-	while (!c.done)
-		lock_wait(&c.cond, &c.lock);
-	lock_release(&c.lock);
-	pthread_cond_destroy(&c.cond);
-	lock_destroy(&c.lock);
-	return c.result;
+	return strand_wait(d->dev, &c.call);
 }
 
 static inline int do_connect(struct disk *d)
@@ -260,6 +242,14 @@ static inline void q_open(struct disk *d, struct queue *q)
 	assert_int_equal(guest_port_open(d->guest, 0, q->gref[0] % 60, &q->port), 0);
 }
 
+static inline unsigned offered(struct disk *d)
+{
+	struct dev_view view;
+
+	dev_look(d->dev, &view);
+	return (unsigned)view.settings.value[SET_MAX_INDIRECT_SEGMENTS];
+}
+
 static inline int disk_connect_at(struct disk *d, unsigned order, unsigned queues, bool persistent,
 				  enum ring_abi abi, uint32_t start)
 {
@@ -277,6 +267,7 @@ static inline int disk_connect_at(struct disk *d, unsigned order, unsigned queue
 	d->rings.order = order;
 	d->rings.abi = abi;
 	d->rings.persistent = persistent;
+	d->rings.max_indirect = offered(d);
 	return strand(d, do_connect);
 }
 

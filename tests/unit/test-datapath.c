@@ -594,6 +594,21 @@ static void set_live(const char *key, const char *value)
 	assert_int_equal(dev_set(vbd.dev, key, value, ORIGIN_SET, err, sizeof(err)), 0);
 }
 
+static uint64_t wanted_size;
+static bool may_shrink;
+
+static int do_resize(struct vbd *v)
+{
+	return dev_resize(v->dev, wanted_size, may_shrink);
+}
+
+static int resize_to(uint64_t size, bool shrink)
+{
+	wanted_size = size;
+	may_shrink = shrink;
+	return vbd_strand(&vbd, do_resize);
+}
+
 static void put_pages(unsigned count, uint8_t op, uint64_t first_id)
 {
 	for (unsigned i = 0; i < count; i++)
@@ -664,7 +679,14 @@ static void nobody_comes_in_time(void **state)
 	for (unsigned i = 0; i < 3; i++)
 		assert_int_equal(vbd_answer(&vbd).status, BLKIF_RSP_ERROR);
 	assert_int_equal(parked(), 0);
-	/* From now on nobody waits; until somebody is there again. */
+	assert_int_equal(stats_get(dev_stats(vbd.dev)->op[STAT_WRITE].done), 3);
+	assert_int_equal(stats_get(dev_stats(vbd.dev)->op[STAT_WRITE].errors), 3);
+	assert_int_equal(stats_get(dev_stats(vbd.dev)->parked), 0);
+	/* From now on nobody waits; until somebody is there again, which other settings and a look at the size are not. */
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_WRITE, 0, gref, 1), BLKIF_RSP_ERROR);
+	set_live("iops", "100000");
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_WRITE, 0, gref, 1), BLKIF_RSP_ERROR);
+	assert_int_equal(resize_to(0, false), 0);
 	assert_int_equal(vbd_do(&vbd, BLKIF_OP_WRITE, 0, gref, 1), BLKIF_RSP_ERROR);
 	assert_int_equal(vbd_do(&vbd, BLKIF_OP_READ, 0, gref, 1), 0);
 	vbd.events[DEV_EV_PARKED] = 0;
@@ -675,6 +697,25 @@ static void nobody_comes_in_time(void **state)
 	assert_false(vbd_answered(&vbd));
 	assert_int_equal(vbd_strand(&vbd, vbd_do_disconnect), 0);
 	assert_int_equal(vbd_answer(&vbd).status, BLKIF_RSP_ERROR);
+	assert_int_equal(stats_get(dev_stats(vbd.dev)->op[STAT_WRITE].done), 7);
+	assert_int_equal(stats_get(dev_stats(vbd.dev)->op[STAT_WRITE].errors), 7);
+}
+
+/* Also after a pause by hand. */
+static void unpause_waits_again(void **state)
+{
+	(void)state;
+	fault_disk("error,op=write,errno=EIO", "on-error=pause error-timeout=1");
+	put_pages(1, BLKIF_OP_WRITE, 1);
+	vbd_push(&vbd);
+	wait_event(DEV_EV_GAVE_UP);
+	assert_int_equal(vbd_answer(&vbd).status, BLKIF_RSP_ERROR);
+	assert_int_equal(vbd_strand(&vbd, vbd_do_pause), 0);
+	assert_int_equal(vbd_strand(&vbd, vbd_do_unpause), 0);
+	vbd.events[DEV_EV_PARKED] = 0;
+	put_pages(1, BLKIF_OP_WRITE, 2);
+	vbd_push(&vbd);
+	wait_event(DEV_EV_PARKED);
 }
 
 /* A flush that failed is never answered, whatever the policy. */
@@ -693,19 +734,29 @@ static void a_failed_flush_is_no_error_that_waits(void **state)
 
 /* --- size, flush --- */
 
-static uint64_t wanted_size;
-static bool may_shrink;
-
-static int do_resize(struct vbd *v)
+/* What the frontend was told of holds for the connection, also if it was set meanwhile. */
+static void what_was_offered_is_kept(void **state)
 {
-	return dev_resize(v->dev, wanted_size, may_shrink);
-}
+	struct blkif_request_segment *table = guest_pages(vbd.guest, 1);
+	uint32_t table_gref = guest_grant(vbd.guest, table, true);
 
-static int resize_to(uint64_t size, bool shrink)
-{
-	wanted_size = size;
-	may_shrink = shrink;
-	return vbd_strand(&vbd, do_resize);
+	(void)state;
+	for (unsigned i = 0; i < SEGS; i++)
+		table[i] = (struct blkif_request_segment){.gref = gref[i], .last_sect = 7};
+	vbd_create(&vbd, params, "", true);
+	assert_int_equal(vbd_connect(&vbd, 0, true), 0);
+	set_live("max-indirect-segments", "0");
+	assert_int_equal(vbd_strand(&vbd, vbd_do_connect), 0);
+	indirect(BLKIF_OP_INDIRECT, SEGS, table_gref, 1, BLKIF_OP_READ);
+	assert_int_equal(vbd_answer(&vbd).status, 0);
+	assert_int_equal(vbd_strand(&vbd, vbd_do_pause), 0);
+	assert_int_equal(vbd_strand(&vbd, vbd_do_unpause), 0);
+	indirect(BLKIF_OP_INDIRECT, SEGS, table_gref, 2, BLKIF_OP_READ);
+	assert_int_equal(vbd_answer(&vbd).status, 0);
+	/* The next one is told anew. */
+	assert_int_equal(vbd_connect(&vbd, 0, true), 0);
+	indirect(BLKIF_OP_INDIRECT, SEGS, table_gref, 3, BLKIF_OP_READ);
+	assert_int_not_equal(vbd_answer(&vbd).status, 0);
 }
 
 static uint64_t file_size(void)
@@ -1041,7 +1092,9 @@ int main(void)
 		CASE(errors_wait_copied),
 		CASE(errors_wait_mapped),
 		CASE(nobody_comes_in_time),
+		CASE(unpause_waits_again),
 		CASE(a_failed_flush_is_no_error_that_waits),
+		CASE(what_was_offered_is_kept),
 		CASE(resize_while_connected),
 		CASE(a_changed_size_is_noticed_when_asked),
 		CASE(resize_without_a_guest),

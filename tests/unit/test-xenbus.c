@@ -303,6 +303,7 @@ static void handshake(void **state)
 	assert_int_equal(v.state, DEV_CONNECTED);
 	assert_int_equal(v.rings.ring[0].gref[0], 8);
 	assert_int_equal(v.rings.ring[0].evtchn, 7);
+	assert_int_equal(v.rings.max_indirect, 256);
 	fe_state(f, 4);
 
 	/* close, begin again as after kexec: every state is seen */

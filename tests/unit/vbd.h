@@ -22,7 +22,7 @@
 #include "device.h"
 #include "disk.h"
 #include "guest.h"
-#include "lock.h"
+#include "strand.h"
 
 #define VBD_GRANTS 4096u
 #define VBD_PAGES  4096u
@@ -74,42 +74,23 @@ static inline void vbd_setup(struct vbd *v)
 }
 
 struct vbd_call {
-	struct vbd *v;
+	struct strand_call call;
 	int (*fn)(struct vbd *v);
-	struct rd_lock lock;
-	pthread_cond_t cond;
-	bool done;
-	int result;
+	struct vbd *v;
 };
 
-static inline void vbd_call_run(struct device *dev, void *arg)
+static inline int vbd_call_run(struct strand_call *call)
 {
-	struct vbd_call *c = arg;
-	int result = c->fn(c->v);
+	struct vbd_call *c = container_of(call, struct vbd_call, call);
 
-	(void)dev;
-	lock_acquire(&c->lock);
-	c->result = result;
-	c->done = true;
-	pthread_cond_signal(&c->cond);
-	lock_release(&c->lock);
+	return c->fn(c->v);
 }
 
-/* Run fn on the device's strand and wait for it. */
 static inline int vbd_strand(struct vbd *v, int (*fn)(struct vbd *v))
 {
-	struct vbd_call c = {.v = v, .fn = fn};
+	struct vbd_call c = {.call.run = vbd_call_run, .fn = fn, .v = v};
 
-	lock_init(&c.lock, RANK_LEAF, "test call");
-	cond_init_monotonic(&c.cond);
-	assert_int_equal(dev_submit(v->dev, vbd_call_run, &c), 0);
-	lock_acquire(&c.lock);
-	while (!c.done)
-		lock_wait(&c.cond, &c.lock);
-	lock_release(&c.lock);
-	pthread_cond_destroy(&c.cond);
-	lock_destroy(&c.lock);
-	return c.result;
+	return strand_wait(v->dev, &c.call);
 }
 
 static inline int vbd_do_connect(struct vbd *v)
@@ -157,6 +138,14 @@ static inline void vbd_create(struct vbd *v, const char *params, const char *set
 	assert_int_equal(dev_create(&spec, &v->dev), 0);
 }
 
+static inline unsigned vbd_offered(struct vbd *v)
+{
+	struct dev_view view;
+
+	dev_look(v->dev, &view);
+	return (unsigned)view.settings.value[SET_MAX_INDIRECT_SEGMENTS];
+}
+
 /* A fresh ring of 1 << order pages. */
 static inline int vbd_connect(struct vbd *v, unsigned order, bool persistent)
 {
@@ -176,6 +165,7 @@ static inline int vbd_connect(struct vbd *v, unsigned order, bool persistent)
 	v->rings.order = order;
 	v->rings.abi = RING_ABI_X86_64;
 	v->rings.persistent = persistent;
+	v->rings.max_indirect = vbd_offered(v);
 	v->rings.ring[0].evtchn = v->port.port;
 	return vbd_strand(v, vbd_do_connect);
 }
