@@ -304,6 +304,24 @@ int img_set_backing(struct image *image, const char *backing, const char *backin
 	return img_result(image, "set_backing", r);
 }
 
+int img_set(struct image *image, const char *key, const char *value)
+{
+	const struct rd_driver *driver = img_driver(image);
+	const struct rd_option *known = driver->properties;
+	int r;
+
+	while (known && known->key && strcmp(known->key, key) != 0)
+		known++;
+	if (!driver->set || !known || !known->key)
+		return -EOPNOTSUPP;
+	if (!img_writable(image))
+		return -EROFS;
+	img_turn_begin(image);
+	r = driver->set(img_handle(image), key, value);
+	img_turn_end(image);
+	return img_result(image, "set", r);
+}
+
 int img_write_compressed(struct image *image, const struct iovec *iov, int iovcnt, uint64_t offset)
 {
 	const struct rd_driver *driver = img_driver(image);

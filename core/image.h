@@ -86,6 +86,8 @@ int img_check(struct image *image, uint32_t flags, const struct rd_progress *pro
 /* op: RD_SNAPSHOT_*. After RD_SNAPSHOT_APPLY img_info tells the snapshot's size. */
 int img_snapshot(struct image *image, int op, const char *name, const struct rd_progress *progress);
 int img_set_backing(struct image *image, const char *backing, const char *backing_format);
+/* Change something that is no data. -EOPNOTSUPP: the driver has no such key. */
+int img_set(struct image *image, const char *key, const char *value);
 /* Any thread. offset and length: whole clusters (img_info's optimal_io), or to the end of the image. */
 int img_write_compressed(struct image *image, const struct iovec *iov, int iovcnt, uint64_t offset);
 

@@ -58,7 +58,7 @@ static int open_layers(struct chain *chain, const char *string, uint32_t flags)
 
 		if (chain->count == CHAIN_MAX)
 			return tool_fail("more than %d images stand on each other", CHAIN_MAX - 1);
-		status = source_open_alone(layer, string, chain->count ? 0 : flags);
+		status = source_open_alone(layer, string, chain->count ? flags & RD_OPEN_PROBE : flags);
 		if (status) {
 			source_close(layer);
 			return status;
@@ -73,10 +73,12 @@ static int open_layers(struct chain *chain, const char *string, uint32_t flags)
 
 int chain_open(struct chain *chain, const char *string, uint32_t flags)
 {
-	int status;
+	struct source whole;
+	int status = source_open(&whole, string, flags & RD_OPEN_PROBE);
 
 	chain->count = 0;
-	status = source_try(string);
+	if (source_close(&whole))
+		status = EXIT_FAILED;
 	return status ? status : open_layers(chain, string, flags);
 }
 

@@ -116,7 +116,7 @@ static int check_and_repair(struct source *source, uint32_t flags)
 
 static int run(int argc, char **argv)
 {
-	static const char *const more[] = {"backing=none", "damaged=open", NULL};
+	static const char *const more[] = {"backing=none", "damaged=open", "hidden=open", NULL};
 	struct source source;
 	uint32_t flags = 0;
 	int status;

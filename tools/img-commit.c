@@ -224,19 +224,21 @@ static int commit(struct source *top, struct source *base)
 
 static int run(int argc, char **argv)
 {
+	/* What others stand on often is. */
+	static const char *const hidden[] = {"hidden=open", NULL};
 	struct source top = {.image = NULL}, base = {.image = NULL};
 	char *below = NULL;
 	int status = source_try(argv[0]);
 
 	(void)argc;
 	if (!status)
-		status = source_open_alone(&top, argv[0], RD_OPEN_WRITE);
+		status = source_open_change(&top, argv[0]);
 	if (!status)
 		below = chain_below(&top, &status);
 	if (!status && !below)
 		status = tool_fail("%s: stands on nothing that it could be committed into", argv[0]);
 	if (!status)
-		status = source_open(&base, below, RD_OPEN_WRITE);
+		status = source_open_with(&base, below, hidden, RD_OPEN_WRITE);
 	if (!status)
 		status = commit(&top, &base);
 	if (source_close(&base))

@@ -231,6 +231,13 @@ int source_open_alone(struct source *source, const char *string, uint32_t flags)
 	return source_open_with(source, string, alone, flags);
 }
 
+int source_open_change(struct source *source, const char *string)
+{
+	static const char *const options[] = {"backing=none", "parent=none", "hidden=open", NULL};
+
+	return source_open_with(source, string, options, RD_OPEN_WRITE);
+}
+
 bool source_layered(const struct source *source)
 {
 	for (const char *const *o = alone; *o; o++)

@@ -267,7 +267,7 @@ static int verify(const char *string, const char *old, const char *old_format)
 		tool_note("%s: cannot be opened as it is now", string);
 		return 0;
 	}
-	status = source_open_alone(&top, string, RD_OPEN_WRITE);
+	status = source_open_change(&top, string);
 	r = status ? -EIO : img_set_backing(top.image, old, old_format);
 	source_close(&top);
 	if (r)
@@ -305,8 +305,32 @@ static int report(const char *string, uint64_t copied)
 	return 0;
 }
 
+int rebase_name(const char *string, const char *name, const char *format)
+{
+	json_t *facts = NULL;
+	struct source top;
+	int status = source_open_change(&top, string);
+
+	backing = name;
+	backing_format = format;
+	if (!status) {
+		facts = facts_of(top.image);
+		status = record(&top);
+	}
+	if (source_close(&top))
+		status = EXIT_FAILED;
+	if (!status) {
+		const char *old = get_text(facts, "backing-file");
+
+		status = verify(string, *old ? old : NULL, get_text(facts, "backing-format"));
+	}
+	json_decref(facts);
+	return status;
+}
+
 static int run(int argc, char **argv)
 {
+	static const char *const hidden[] = {"hidden=open", NULL};
 	json_t *facts = NULL;
 	struct source top;
 	uint64_t copied = 0;
@@ -317,7 +341,7 @@ static int run(int argc, char **argv)
 		return verbs_misused("rebase needs either --backing, or --flatten without --unsafe");
 	if (backing && !backing_format)
 		return verbs_misused("--backing needs --backing-format: formats are never guessed");
-	status = trust ? source_open_alone(&top, argv[0], RD_OPEN_WRITE) : source_open(&top, argv[0], RD_OPEN_WRITE);
+	status = trust ? source_open_change(&top, argv[0]) : source_open_with(&top, argv[0], hidden, RD_OPEN_WRITE);
 	if (!status) {
 		facts = facts_of(top.image);
 		status = img_driver(top.image)->set_backing

@@ -40,7 +40,7 @@ static const struct verb_option common_options[] = {
 };
 
 static const struct verb *const verbs[] = {
-	&verb_create, &verb_info,     &verb_check, &verb_map,    &verb_resize, &verb_snapshot, &verb_convert,
+	&verb_create, &verb_info, &verb_query, &verb_set, &verb_check, &verb_map,    &verb_resize, &verb_snapshot, &verb_convert,
 	&verb_compare, &verb_read, &verb_write, &verb_commit, &verb_coalesce,
 	&verb_rebase, &verb_completion, NULL,
 };

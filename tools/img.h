@@ -22,7 +22,7 @@ enum tool_exit {
 
 extern const struct program tool_program;
 extern const struct verb verb_check, verb_coalesce, verb_commit, verb_compare, verb_completion, verb_convert, verb_create, verb_info, verb_map,
-	verb_read, verb_rebase, verb_resize, verb_snapshot, verb_write;
+	verb_query, verb_read, verb_rebase, verb_resize, verb_set, verb_snapshot, verb_write;
 
 /* ---- img.c ---------------------------------------------------------------------------------------- */
 
@@ -62,6 +62,8 @@ int source_open(struct source *source, const char *string, uint32_t flags);
 int source_open_with(struct source *source, const char *string, const char *const *options, uint32_t flags);
 /* Without what it stands on. */
 int source_open_alone(struct source *source, const char *string, uint32_t flags);
+/* For a tool that changes what others stand on, too: alone, for writing, hidden or not. */
+int source_open_change(struct source *source, const char *string);
 /* Can images of this format stand on others? */
 bool source_layered(const struct source *source);
 /* What it stands on may be opened by source_open() and its rules: try, and close it again. 0 or an exit status. */
@@ -93,7 +95,8 @@ struct chain {
 	unsigned count;
 };
 
-/* flags: of the top; those below are read-only. 0 or an exit status; chain_close() in any case. */
+/* flags: of the top; those below are read-only. With RD_OPEN_PROBE none is locked. 0 or an exit status;
+ * chain_close() in any case. */
 int chain_open(struct chain *chain, const char *string, uint32_t flags);
 void chain_close(struct chain *chain);
 /* The params string of what an open image stands on, by the name in it, relative to its own directory; the
@@ -101,6 +104,11 @@ void chain_close(struct chain *chain);
 char *chain_below(const struct source *source, int *status);
 /* The same of any name and format. */
 char *chain_name(const struct source *source, const char *format, const char *name);
+
+/* ---- img-rebase.c --------------------------------------------------------------------------------- */
+
+/* Record another name and format of what an image stands on; the old one is put back if it cannot be opened then. */
+int rebase_name(const char *string, const char *name, const char *format);
 
 /* ---- img-walk.c ----------------------------------------------------------------------------------- */
 

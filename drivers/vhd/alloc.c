@@ -246,7 +246,7 @@ uint64_t alloc_end(struct vhd *v)
 	return end;
 }
 
-static uint64_t last_used(const struct vhd *v)
+uint64_t last_used(const struct vhd *v)
 {
 	uint64_t end = header_end(v);
 

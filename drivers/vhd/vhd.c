@@ -42,12 +42,13 @@ static const struct rd_option options[] = {
 	{ "parent", "auto or none: open a differencing image alone, without what it stands on" },
 	{ "backing", "none: the same as parent=none" },
 	{ "discard", "unmap or ignore: what a guest discards gives back space (default: unmap)" },
+	{ "hidden", "refuse or open: an image that is marked as hidden, for writing (default: refuse)" },
 	{ "damaged", "refuse or open: an image whose tables are wrong, for writing (only to repair it)" },
 	{ NULL, NULL },
 };
 
 struct choices {
-	int no_parent, no_discard, damaged;
+	int no_parent, no_discard, damaged, hidden;
 };
 
 static int parse_options(const struct rd_host *host, const struct rd_open_args *args, struct choices *c)
@@ -57,7 +58,8 @@ static int parse_options(const struct rd_host *host, const struct rd_open_args *
 		c->no_parent = option_word(host, args, "backing", "auto", "none");
 	c->no_discard = option_word(host, args, "discard", "unmap", "ignore");
 	c->damaged = option_word(host, args, "damaged", "refuse", "open");
-	return c->no_parent < 0 || c->no_discard < 0 || c->damaged < 0 ? -EINVAL : 0;
+	c->hidden = option_word(host, args, "hidden", "refuse", "open");
+	return c->no_parent < 0 || c->no_discard < 0 || c->damaged < 0 || c->hidden < 0 ? -EINVAL : 0;
 }
 
 /* ---- opening ------------------------------------------------------------------------------------------- */
@@ -245,6 +247,18 @@ static int fill_info(struct vhd *v, struct rd_info *info)
 	return 0;
 }
 
+/* Others stand on a hidden image: what is written to it changes all of them. */
+static int judge_hidden(struct vhd *v, bool accept)
+{
+	if (!v->footer.hidden || !v->writable || accept)
+		return 0;
+	v->host->log(v->host, RD_LOG_ERR,
+		     "%s: is hidden: others stand on it, and it is not to be written to (hidden=open does it "
+		     "all the same, ringdisk-img set hidden=no makes it a disk again)",
+		     v->path);
+	return -EPERM;
+}
+
 static int open_image(struct vhd *v, const struct choices *choices, struct rd_info *info)
 {
 	struct rd_info file = { .struct_size = sizeof(file) };
@@ -257,6 +271,8 @@ static int open_image(struct vhd *v, const struct choices *choices, struct rd_in
 	r = recover(v);
 	if (!r)
 		r = footers_read(v);
+	if (!r)
+		r = judge_hidden(v, choices->hidden);
 	if (!r)
 		r = v->fixed ? open_fixed(v) : open_dynamic(v, choices);
 	return r ? r : fill_info(v, info);
@@ -383,12 +399,14 @@ static void tell_creator(const struct rd_facts *facts, const struct footer *f)
 
 static void tell_blocks(struct vhd *v, const struct rd_facts *facts)
 {
-	uint64_t used = 0;
+	uint64_t used = 0, end;
 
 	meta_rdlock(v->meta);
 	for (uint32_t i = 0; i < v->blocks; i++)
 		used += bat_used(v->bat[i]);
+	end = last_used(v) + FTR_LENGTH;
 	meta_rdunlock(v->meta);
+	facts->number(facts->ctx, "physical-size", end);
 	facts->number(facts->ctx, "block-size", v->block);
 	facts->number(facts->ctx, "blocks", v->blocks);
 	facts->number(facts->ctx, "allocated-blocks", used);
@@ -444,6 +462,42 @@ static void vhd_describe(void *handle, const struct rd_facts *facts)
 		tell_parent(v, facts);
 }
 
+/* ---- what can be set ----------------------------------------------------------------------------------- */
+
+static const struct rd_option properties[] = {
+	{ "hidden", "yes or no: others stand on it, and it is no disk to be used" },
+	{ NULL, NULL },
+};
+
+static int fixed_end(struct vhd *v, uint64_t *end)
+{
+	int r = file_size(v, end);
+
+	*end -= *end % SECTOR == FTR_LENGTH_OLD ? FTR_LENGTH_OLD : FTR_LENGTH;
+	return r;
+}
+
+static int vhd_set(void *handle, const char *key, const char *value)
+{
+	struct vhd *v = handle;
+	struct footer f = v->footer;
+	uint64_t end;
+	int r = 0;
+
+	if (strcmp(key, "hidden"))
+		return -EOPNOTSUPP;
+	if (strcmp(value, "yes") && strcmp(value, "no"))
+		return -EINVAL;
+	if (v->damaged)
+		return -EROFS;
+	f.hidden = value[0] == 'y';
+	if (v->fixed)
+		r = fixed_end(v, &end);
+	else
+		end = alloc_end(v);
+	return r ? r : footers_update(v, &f, end);
+}
+
 static void vhd_counters(void *handle, const struct rd_facts *facts)
 {
 	struct vhd *v = handle;
@@ -488,5 +542,7 @@ static const struct rd_driver driver = {
 	.counters = vhd_counters,
 	.check = vhd_check,
 	.set_backing = vhd_set_backing,
+	.properties = properties,
+	.set = vhd_set,
 };
 RD_REGISTER_DRIVER(driver);

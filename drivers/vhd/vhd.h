@@ -220,6 +220,8 @@ int alloc_forbid(struct vhd *v, uint64_t below);
 /* At close and in repair: the footer directly behind the last block, and the file ends there. */
 int alloc_trim(struct vhd *v);
 uint64_t alloc_end(struct vhd *v); /* where the footer is */
+/* Lock. The end of header and blocks: the footer may be here. */
+uint64_t last_used(const struct vhd *v);
 
 /* ---- iov.c --------------------------------------------------------------------------------------------- */
 

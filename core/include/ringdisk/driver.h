@@ -370,6 +370,10 @@ struct rd_driver {
 	/* As writev, stored compressed; offset and length are whole clusters (optimal_io), or reach
 	 * the end of the image. Worker threads, may be called on several. */
 	int (*write_compressed)(void *handle, const struct iovec *iov, int iovcnt, uint64_t offset);
+	/* What set() can change, as options above; NULL: nothing. */
+	const struct rd_option *properties;
+	/* Change something that is no data, durably: a key of properties. -EINVAL: not such a value. */
+	int (*set)(void *handle, const char *key, const char *value);
 };
 
 /* The one symbol that a driver exports. */
