@@ -742,6 +742,9 @@ int io_stored(struct rd_file *file, uint64_t offset, uint64_t length, bool *hole
 	*hole = next > offset;
 	if (!*hole)
 		next = seek(file, offset, end, SEEK_HOLE);
+	/* The end of the file is a hole, too, but what is asked about is sectors. */
+	if (!*hole)
+		next = MIN(round_up(next, 512), end);
 	/* A file that changes meanwhile may answer both with the same place. */
 	*same = next > offset ? next - offset : length;
 	return 0;

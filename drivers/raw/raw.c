@@ -2,13 +2,16 @@
  * raw: a file or block device as it is, "raw:/path". Byte N of the disk is byte N of the file.
  *
  * The file is the host's: it knows about locks, caches and alignment (core/io.h). Here is only what
- * a raw image adds: its size in whole sectors, and the sector size that the guest sees. map()
+ * a raw image adds: its size in whole sectors, and the sector size that the guest sees. What is only
+ * read, as backing files are, ends with zeroes where the file ends inside of a sector, so that nothing
+ * of it is lost; a guest that writes gets the whole sectors, and no file that grows by itself. map()
  * answers always, so that the blocking calls serve only what the host cannot do at once.
  */
 #include "common/option.h"
 
 #include <errno.h>
 #include <ringdisk/driver.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,6 +19,7 @@ struct raw {
 	const struct rd_host *host;
 	struct rd_file *file;
 	uint32_t sector;
+	bool padded; /* a last sector that is not whole is there, filled up with zeroes */
 };
 
 static int parse_sector(const struct rd_host *host, const struct rd_open_args *args,
@@ -49,6 +53,8 @@ static int raw_refresh(void *handle, struct rd_info *info)
 		info->discard_granularity = info->logical_block;
 	if (info->optimal_io % info->logical_block)
 		info->optimal_io = 0;
+	if (raw->padded)
+		info->size += info->logical_block - 1;
 	info->size -= info->size % info->logical_block;
 	return 0;
 }
@@ -80,7 +86,7 @@ static int check(struct raw *raw, const char *path, struct rd_info *info)
 		host->log(host, RD_LOG_ERR, "%s: is empty: not one sector", path);
 		return -EINVAL;
 	}
-	if (info->size != whole)
+	if (info->size < whole)
 		host->log(host, RD_LOG_WARN,
 			  "%s: the last %llu bytes are not a whole sector: left out", path,
 			  (unsigned long long)(whole - info->size));
@@ -99,7 +105,8 @@ static int raw_open(const struct rd_host *host, const struct rd_open_args *args,
 	r = parse_sector(host, args, &raw->sector);
 	if (r)
 		goto err_free;
-	r = host->file_open(host, args->target, args->flags, &raw->file);
+	raw->padded = !(args->flags & RD_OPEN_WRITE);
+	r = host->file_open(host, args->target, args->flags | (raw->padded ? RD_OPEN_ZERO_EOF : 0), &raw->file);
 	if (r)
 		goto err_free;
 	r = check(raw, args->target, info);
