@@ -250,6 +250,17 @@ static int check_bat(struct job *j)
 	return 0;
 }
 
+/* Where the file once ended there may be a footer still: that is nobody's data. */
+static bool nothing_in(const uint8_t *p, size_t n)
+{
+	if (zeroes(p, n))
+		return true;
+	for (size_t at = 0; at < n; at += SECTOR)
+		if (!zeroes(p + at, SECTOR) && memcmp(p + at, FTR_COOKIE_VALUE, 8))
+			return false;
+	return true;
+}
+
 /* 1: the range of the file holds something, 0: zeroes, or holes. */
 static int holds_data(struct job *j, uint64_t offset, uint64_t length, uint8_t *buf, size_t room)
 {
@@ -260,7 +271,7 @@ static int holds_data(struct job *j, uint64_t offset, uint64_t length, uint8_t *
 			j->result->unchecked++;
 			return 0;
 		}
-		if (!zeroes(buf, part))
+		if (!nothing_in(buf, part))
 			return 1;
 		offset += part;
 		length -= part;

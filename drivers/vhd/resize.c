@@ -323,8 +323,21 @@ static int write_layout(struct vhd *v, struct layout *l)
 	return r ? r : v->host->file_flush(v->file);
 }
 
+/* Where locators were before is nobody's now. */
+static void punch_locators(struct vhd *v, const struct header *old)
+{
+	for (unsigned i = 0; i < LOCATORS; i++) {
+		const struct locator *loc = &old->loc[i];
+
+		if (locator_moves(loc) && range_inside(loc->offset, loc->space, alloc_end(v)) &&
+		    !header_meets(v, loc->offset, loc->space))
+			v->host->file_punch(v->file, loc->offset, loc->space);
+	}
+}
+
 static int grow_bat(struct vhd *v, uint32_t blocks)
 {
+	struct header old = v->h;
 	struct layout l = { 0 };
 	int r = plan_layout(v, blocks, &l);
 
@@ -338,6 +351,7 @@ static int grow_bat(struct vhd *v, uint32_t blocks)
 	v->h = l.h;
 	if (l.batmap.there)
 		adopt_batmap(v, &l);
+	punch_locators(v, &old);
 	return 0;
 }
 

@@ -7,7 +7,7 @@ for corpus in "$srcdir"/fuzz/corpus/*/; do
 	name=$(basename "$corpus")
 	fuzzer=$top_builddir/tests/fuzz/fuzz-$name
 	[ -x "$fuzzer" ] || fail "corpus/$name has no fuzzer fuzz/fuzz-$name"
-	"$fuzzer" -runs=0 "$corpus" >"$tmp/$name" 2>&1 || {
+	TMPDIR=$tmp "$fuzzer" -runs=0 "$corpus" >"$tmp/$name" 2>&1 || {
 		tail -50 "$tmp/$name"
 		fail "fuzz-$name"
 	}
