@@ -111,14 +111,14 @@ static const char *below(const char *path, const char *dir)
 
 /* ---- opening ------------------------------------------------------------------------------------- */
 
-/* What this name is, if it is below dir: an O_PATH descriptor, or -errno (-EXDEV: it leads out). */
+/* What this name is, if it is below dir ("": the root): an O_PATH descriptor, or -errno (-EXDEV: it leads out). */
 static int open_below(const char *dir, const char *rest)
 {
 	struct open_how how = {
 		.flags = O_PATH | O_CLOEXEC,
 		.resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS,
 	};
-	CLEANUP_CLOSE int at = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	CLEANUP_CLOSE int at = open(*dir ? dir : "/", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	long fd;
 
 	if (at < 0)
@@ -277,7 +277,8 @@ static int explain(struct image *image, struct rd_file *from, const char *name, 
 	switch (error) {
 	case -EXDEV:
 		return refuse(image, from, name, -EACCES,
-			      "lies outside of the image's directory and of backing-dirs");
+			      "lies outside of the image's directory and of those that are allowed (backing-dirs "
+			      "of ringdiskd, --backing-dir of ringdisk-img)");
 	case -ENOSYS:
 		return refuse(image, from, name, error, "cannot be opened safely by this kernel");
 	default:

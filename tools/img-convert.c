@@ -303,10 +303,11 @@ static int run(int argc, char **argv)
 		status = source_parse(&to, argv[1]);
 	if (!status)
 		status = convert(&from, &to);
-	if (!status)
-		status = report(&from, &to);
+	/* Copied is what is in order when it is closed. */
 	if (source_close(&to) && !status)
 		status = EXIT_FAILED;
+	if (!status)
+		status = report(&from, &to);
 	source_close(&from);
 	return status;
 }

@@ -13,12 +13,65 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "config.h"
 #include "img.h"
 #include "redo.h"
 #include "settings.h"
 
 extern const char *tool_driver_dir, *tool_redo_dir;
+extern struct verb_texts tool_backing_dirs;
 const char *tool_driver_dir = PLUGINDIR, *tool_redo_dir;
+struct verb_texts tool_backing_dirs;
+
+/* ---- where backing images may be --------------------------------------------------------------------------- */
+
+/* What the daemon may open we may, too: "" if its configuration says nothing, or cannot be read, or is wrong. The
+ * caller's; NULL: no memory. */
+static char *dirs_of_daemon(void)
+{
+	char name[] = "ringdisk-img", *argv[] = {name, NULL}, *dirs;
+	FILE *errors = fopen("/dev/null", "w");
+	struct config config;
+	int r;
+
+	if (!errors)
+		return strdup("");
+	r = config_load(&config, 1, argv, errors);
+	dirs = strdup(r || !config.backing_dirs ? "" : config.backing_dirs);
+	config_free(&config);
+	fclose(errors);
+	return dirs;
+}
+
+/* The path as it is, so that a relative one means what it means now. */
+static int add_backing_dir(char **list, const char *dir)
+{
+	CLEANUP_FREE char *real = realpath(dir, NULL);
+	char *longer;
+
+	if (!real)
+		return tool_failed(-errno, "--backing-dir: %s", dir);
+	if (strchr(real, ':'))
+		return tool_fail("--backing-dir: %s: a name with ':' cannot be used", real);
+	if (asprintf(&longer, "%s%s%s", *list, **list ? ":" : "", real) < 0)
+		return tool_fail("out of memory");
+	free(*list);
+	*list = longer;
+	return 0;
+}
+
+static int allow_backing_dirs(void)
+{
+	char *list = dirs_of_daemon();
+	int status = list ? 0 : tool_fail("out of memory");
+
+	for (size_t i = 0; !status && i < tool_backing_dirs.count; i++)
+		status = add_backing_dir(&list, tool_backing_dirs.text[i]);
+	if (!status && img_set_backing_dirs(list))
+		status = tool_fail("--backing-dir: too many of them");
+	free(list);
+	return status;
+}
 
 int tool_load_drivers(void)
 {
@@ -31,7 +84,7 @@ int tool_load_drivers(void)
 	if (tool_redo_dir && redo_look_in(tool_redo_dir))
 		return tool_fail("%s: cannot be used as the directory of redo logs", tool_redo_dir);
 	loaded = true;
-	return 0;
+	return allow_backing_dirs();
 }
 
 /* ---- the hint ------------------------------------------------------------------------------------------ */

@@ -26,6 +26,7 @@ static atomic_int stopped_by; /* by the handler, on any thread; lock-free */
 static char *to_remove;
 
 extern const char *tool_driver_dir, *tool_redo_dir;
+extern struct verb_texts tool_backing_dirs;
 
 static const struct verb_option common_options[] = {
 	{"json", 'j', OPTION_FLAG, NULL, "print the result as JSON", &tool_json},
@@ -36,6 +37,8 @@ static const struct verb_option common_options[] = {
 	{"driver-dir", 0, OPTION_TEXT, "DIR", "where the drivers are (" PLUGINDIR ")", &tool_driver_dir},
 	{"redo-dir", 0, OPTION_TEXT, "DIR", "where a daemon's redo logs are (" REDO_DEFAULT_DIR ")",
 	 &tool_redo_dir},
+	{"backing-dir", 0, OPTION_LIST, "DIR", "images may name backing images below this one, too, beside their own\n"
+	 "                           directory and the daemon's backing-dirs; may be repeated", &tool_backing_dirs},
 	{NULL, 0, OPTION_FLAG, NULL, NULL, NULL},
 };
 

@@ -219,3 +219,25 @@ img 1 rebase -b over -F qcow2 "qcow2:$tmp/over"
 qemu-img compare -q -f raw -F qcow2 expected over
 img 0 info --json "qcow2:$tmp/over"
 json "d['qcow2']['backing-file'] == 'renamed'"
+
+# --- where a backing image may be
+
+mkdir there here
+img 0 create "qcow2:$tmp/there/base" 4M
+for name in "$tmp/there/base" ../there/base; do
+	qemu-img create -q -f qcow2 -b "$name" -F qcow2 here/over
+	img 1 info "qcow2:$tmp/here/over"
+	says err "--backing-dir"
+	img 1 info --backing-dir="$tmp/here" "qcow2:$tmp/here/over"
+	img 0 info --backing-dir="$tmp/here" --backing-dir=there "qcow2:$tmp/here/over"
+	img 0 info --backing-dir=/ "qcow2:$tmp/here/over"
+done
+img 1 info --backing-dir=nowhere "qcow2:$tmp/here/over"
+says err "--backing-dir: nowhere"
+
+# --- what cannot be saved at the end has not been copied
+
+truncate -s 1M small new
+img 1 convert -n "raw:$tmp/small" "error,op=close,errno=ENOSPC:raw:$tmp/new"
+says err "not everything could be saved"
+! grep -q copied "$tmp/out" || fail "said to be copied"
