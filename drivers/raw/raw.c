@@ -93,6 +93,20 @@ static int check(struct raw *raw, const char *path, struct rd_info *info)
 	return 0;
 }
 
+/* Only a file that has such an end reads as zeroes behind it: of all others what is missing is an error. */
+static int pad(struct raw *raw, const struct rd_open_args *args)
+{
+	struct rd_info info = { .struct_size = sizeof(info) };
+
+	if (args->flags & RD_OPEN_WRITE || raw->host->file_info(raw->file, &info))
+		return 0;
+	if (info.size % (raw->sector ? raw->sector : info.logical_block) == 0)
+		return 0;
+	raw->padded = true;
+	raw->host->file_close(raw->file);
+	return raw->host->file_open(raw->host, args->target, args->flags | RD_OPEN_ZERO_EOF, &raw->file);
+}
+
 static int raw_open(const struct rd_host *host, const struct rd_open_args *args, void **handle,
 		    struct rd_info *info)
 {
@@ -105,8 +119,9 @@ static int raw_open(const struct rd_host *host, const struct rd_open_args *args,
 	r = parse_sector(host, args, &raw->sector);
 	if (r)
 		goto err_free;
-	raw->padded = !(args->flags & RD_OPEN_WRITE);
-	r = host->file_open(host, args->target, args->flags | (raw->padded ? RD_OPEN_ZERO_EOF : 0), &raw->file);
+	r = host->file_open(host, args->target, args->flags, &raw->file);
+	if (!r)
+		r = pad(raw, args);
 	if (r)
 		goto err_free;
 	r = check(raw, args->target, info);

@@ -279,7 +279,7 @@ static void what_cannot_be_opened_says_why(void **state)
 	assert_int_equal(mkfifo(params, 0600), 0);
 	snprintf(params, sizeof(params), "raw:%s/fifo", dir);
 	open_fails(params, 0, "is a fifo");
-	snprintf(params, sizeof(params), "raw:%s", disk_file(dir, "empty", 511));
+	snprintf(params, sizeof(params), "raw:%s", disk_file(dir, "empty", 0));
 	open_fails(params, 0, "is empty");
 	snprintf(params, sizeof(params), "raw,sector-size=513:%s", disk_file(dir, "d", 4096));
 	open_fails(params, 0, "sector-size is 512 or 4096, not 513");
