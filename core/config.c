@@ -127,6 +127,13 @@ static int apply_redo_dir(struct config *config, const char *value, char *err, s
 	return set_path(&config->redo_dir, value, err, errlen);
 }
 
+static int apply_shm_stats(struct config *config, const char *value, char *err, size_t errlen)
+{
+	if (!strcmp(value, "off"))
+		return replace(&config->shm_stats, value);
+	return value[0] == '/' ? replace(&config->shm_stats, value) : bad(err, errlen, value, "an absolute path, or off");
+}
+
 static int apply_metrics_listen(struct config *config, const char *value, char *err, size_t errlen)
 {
 	/* Whether it may be remote is known when all has been read. */
@@ -379,6 +386,11 @@ static const struct option_def options[] = {
 	  .apply = apply_metrics_remote,
 	  .in_file = true,
 	  .help = "on: on addresses that are not the loopback's, too (off)" },
+	{ .name = "shm-stats",
+	  .arg = "DIR|off",
+	  .apply = apply_shm_stats,
+	  .in_file = true,
+	  .help = "where the statistics for xentop and XAPI are (on Xen: /dev/shm)" },
 	{ .name = "pid-file",
 	  .arg = "PATH",
 	  .apply = apply_pid_file,
@@ -811,6 +823,7 @@ void config_free(struct config *config)
 	free(config->control_socket);
 	free(config->control_group);
 	free(config->driver_dir);
+	free(config->shm_stats);
 	free(config->metrics_listen);
 	free(config->pid_file);
 	kinds_clear(config);

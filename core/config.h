@@ -36,6 +36,7 @@ struct config {
 	char *driver_dir;
 	char *backing_dirs; /* with ':' between them; NULL: none */
 	char *redo_dir; /* NULL: redo, beside the admin socket */
+	char *shm_stats;      /* NULL: by the hypervisor; "off" */
 	char *metrics_listen; /* NULL: nowhere */
 	char *pid_file;                    /* NULL: none */
 	char *kinds[CONFIG_MAX_KINDS + 1]; /* ends with NULL */

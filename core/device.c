@@ -28,6 +28,7 @@
 #include "log.h"
 #include "overlay.h"
 #include "poller.h"
+#include "shm.h"
 #include "thread.h"
 
 #include <assert.h>
@@ -81,6 +82,7 @@ struct device {
 	bool writable, cdrom, removable;
 	struct guest *guest;
 	struct pool_client strand;
+	struct shm_disk *shm; /* of .stats; NULL: none */
 	struct stats stats;
 	struct throttle throttle; /* the poller's while connected */
 	/* A guest can connect and close as often as it likes. */
@@ -240,6 +242,7 @@ static void free_device(struct device *dev)
 	if (!--tab.alive)
 		pthread_cond_broadcast(&tab.none_alive);
 	lock_release(&tab.lock);
+	shm_free(dev->shm);
 	free(dev->params);
 	free(dev->kind);
 	free(dev);
@@ -411,6 +414,9 @@ int dev_create(const struct dev_spec *spec, struct device **out)
 		free_device(dev);
 		return err;
 	}
+	dev->shm = shm_create(dev->domid, dev->vdev);
+	if (dev->shm)
+		dev->stats.shm = shm_counters(dev->shm);
 	event_emit(EVENT_ATTACH, dev->name, 0, "%s", spec->params);
 	/* A bad string is an error of the device that the administrator should see, not of its making. */
 	take_params(dev, spec->params, &dev->parsed, &dev->settings);
@@ -429,6 +435,7 @@ void dev_destroy(struct device *dev)
 	lock_release(&tab.lock);
 	if (!listed)
 		return;
+	shm_remove(dev->shm);
 	event_emit(EVENT_DETACH, dev->name, 0, "%s", "");
 	dev_put(dev);
 }
@@ -638,6 +645,7 @@ static int make_poller(struct connection *c, const struct dev_rings *rings,
 		.gnt = c->gnt,
 		.evtchn = c->evtchn,
 		.domid = dev->domid,
+		.vdev = dev->vdev,
 		.workers = tab.env->workers,
 		.image = c->image,
 		.limits = limits_of(dev, g, settings),
@@ -656,6 +664,8 @@ static int make_poller(struct connection *c, const struct dev_rings *rings,
 		.ring = c->ring,
 	};
 	int err = poller_create(&config, &c->poller);
+
+	stats_connected(&dev->stats);
 
 	if (err)
 		dev_set_error(dev, err == -EPROTO ? "the ring's indices are impossible"

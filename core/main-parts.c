@@ -14,6 +14,7 @@
 #include "log.h"
 #include "pool.h"
 #include "redo.h"
+#include "shm.h"
 #include "xenbus.h"
 
 #include <errno.h>
@@ -103,6 +104,26 @@ static void stop_pools(struct parts *p)
 {
 	pool_destroy(p->control);
 	pool_destroy(p->workers);
+}
+
+/* Without them everything else works. */
+static int start_shm(struct parts *p)
+{
+	const char *dir = p->config->shm_stats;
+	int err;
+
+	if (!dir)
+		dir = strcmp(p->hyp->ops->name, "xen") ? "off" : "/dev/shm";
+	err = strcmp(dir, "off") ? shm_set_dir(dir) : 0;
+	if (err)
+		log_warn(LOG_MAIN, "no statistics for xentop in %s: %s", dir, strerror(-err));
+	return 0;
+}
+
+static void stop_shm(struct parts *p)
+{
+	(void)p;
+	shm_end();
 }
 
 static int start_devices(struct parts *p)
@@ -231,6 +252,7 @@ static const struct part table[] = {
 	{ "the redo logs", start_redo, NULL },
 	{ "the hypervisor", start_hyp, stop_hyp },
 	{ "the threads", start_pools, stop_pools },
+	{ "the statistics", start_shm, stop_shm },
 	{ "the disks", start_devices, stop_devices },
 	{ "the store", start_xenbus, stop_xenbus },
 	{ "the admin socket", start_admin, stop_admin },

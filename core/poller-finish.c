@@ -21,20 +21,6 @@
 
 /* --- finishing: any thread ------------------------------------------------------------------- */
 
-static enum stat_op stat_of(const struct request *req)
-{
-	switch (req->kind) {
-	case REQ_READ:
-		return STAT_READ;
-	case REQ_WRITE:
-		return STAT_WRITE;
-	case REQ_FLUSH:
-		return STAT_FLUSH;
-	default:
-		return STAT_DISCARD;
-	}
-}
-
 static void park_locked(struct pring *r, struct request *req)
 {
 	struct request *other;
@@ -55,6 +41,7 @@ void finish_answer_locked(struct pring *r, struct request *req)
 	r->inflight--;
 	if (!atomic_load_explicit(&r->poller->revoked, memory_order_relaxed))
 		ring_respond(&r->ring, req->id, req->op, req_status(req->err));
+	PROBE(request_responded, r->poller, req, now_ns());
 	list_add(&req->node, &r->free);
 }
 
@@ -146,6 +133,7 @@ void finish(struct poller *p, struct list_head *list, uint64_t now, bool on_poll
 			continue; /* keeps its memory */
 		}
 		count_done(p, &batch, req, now);
+		PROBE(request_completed, p, req, now);
 		exec_release(&p->exec, req);
 	}
 	stats_batch_end(&batch);
@@ -421,6 +409,7 @@ static void run_job(struct pool_job *pool_job)
 	list_init(&done);
 	n = take_batch(p, &batch, &alone);
 	if (n) {
+		probe_submitted(p, &batch);
 		log_set_prefix(p->cfg.name);
 		start = end = now_ns();
 		exec_batch(&p->exec, &batch, false, &done, &end);

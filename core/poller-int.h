@@ -16,8 +16,10 @@
 #include "poller.h"
 
 #include "base/list.h"
+#include "base/clock.h"
 #include "lock.h"
 #include "order.h"
+#include "probes.h"
 #include "request.h"
 
 #include <pthread.h>
@@ -106,6 +108,28 @@ struct poller {
 	bool idle; /* paused, and nothing in flight but what is parked */
 };
 
+static inline enum stat_op stat_of(const struct request *req)
+{
+	switch (req->kind) {
+	case REQ_READ:
+		return STAT_READ;
+	case REQ_WRITE:
+		return STAT_WRITE;
+	case REQ_FLUSH:
+		return STAT_FLUSH;
+	default:
+		return STAT_DISCARD;
+	}
+}
+
+/* A probe on the path of a request. now: only if it is looked at. */
+#define PROBE(name, p, req, now)                                                                                       \
+	do {                                                                                                           \
+		if (RD_PROBED(name))                                                                                   \
+			RD_PROBE(name, (p)->cfg.domid, (p)->cfg.vdev, (req)->op, (req)->offset / 512, (req)->length,   \
+			         since_ns((req)->start_ns, now), (req)->err);                                          \
+	} while (0)
+
 /* --- poller.c */
 void poller_kick(struct poller *p);
 /* False: it is to stop, paused, full or broken. */
@@ -135,6 +159,16 @@ void limits_unqueue(struct pring *r, struct request *req);
 int limits_sleep_ms(struct poller *p);
 
 /* --- poller-finish.c: any thread */
+/* The requests of list go to the image now. */
+static inline void probe_submitted(struct poller *p, struct list_head *list)
+{
+	struct request *req;
+
+	if (RD_PROBED(request_submitted))
+		list_for_each(req, list, node)
+			PROBE(request_submitted, p, req, now_ns());
+}
+
 /* The end of a batch: answer or park; list is empty afterwards. */
 void finish(struct poller *p, struct list_head *list, uint64_t now, bool on_poller);
 /* Answer one request, under the ring lock; the push is the caller's. */

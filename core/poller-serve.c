@@ -39,6 +39,7 @@ static void aio_submit_list(struct poller *p, struct list_head *list, struct lis
 			list_move_tail(&req->node, done);
 			continue;
 		}
+		PROBE(request_submitted, p, req, now_ns());
 		err = exec_aio_start(&p->exec, p->aio, req);
 		if (err == -EAGAIN)
 			continue;
@@ -118,6 +119,7 @@ static void execute(struct poller *p, struct list_head *list, uint64_t now)
 		aio_submit_list(p, list, &done);
 		exec_finish_reads(&p->exec, &done);
 	} else if (p->exec.inline_io && !list_empty(list)) {
+		probe_submitted(p, list);
 		exec_batch(&p->exec, list, true, &done, &now);
 	}
 	finish(p, &done, now, true);
@@ -177,8 +179,10 @@ static int take_slots(struct pring *r, struct list_head *slots, uint64_t now)
 		list_move_tail(r->free.next, slots);
 	r->inflight += (unsigned)n;
 	atomic_fetch_add(&p->active, (unsigned)n);
-	if (!n)
+	if (!n) {
 		r->stalled = true;
+		stats_out_of_requests(p->cfg.stats);
+	}
 	return n ? n : -EBUSY;
 }
 
@@ -197,6 +201,8 @@ static void parse_next(struct pring *r, struct request *req, uint64_t now)
 	struct ring_request wire;
 
 	ring_copy_request(&r->ring, &wire);
+	if (RD_PROBED(request_received))
+		RD_PROBE(request_received, p->cfg.domid, p->cfg.vdev, wire.op, wire.sector, 0, 0, 0);
 	req->seg = req->small_seg;
 	req->iov = req->small_iov;
 	req->pin = req->small_pin;
@@ -205,12 +211,15 @@ static void parse_next(struct pring *r, struct request *req, uint64_t now)
 	req->start_ns = now;
 	req->iovcnt = 0;
 	req->err = parse_request(&wire, &p->limits, req);
+	stats_submitted(p->cfg.stats, stat_of(req));
 	if (!req->err && req->flags & REQ_INDIRECT)
 		req->indirect_gref = wire.indirect_gref[0];
 	if (req->err == -EOPNOTSUPP)
 		stats_add(p->cfg.stats->unknown_ops, 1);
 	else if (req->err)
 		stats_add(p->cfg.stats->bad_requests, 1);
+	if (!(req->flags & REQ_INDIRECT) || req->err)
+		PROBE(request_validated, p, req, now);
 }
 
 /* Copy and check the segments of an indirect request, once. */
@@ -227,6 +236,7 @@ static int fetch_segments(struct pring *r, struct request *req)
 		err = parse_segments(&p->limits, req);
 	if (err)
 		stats_add(p->cfg.stats->bad_requests, 1);
+	PROBE(request_validated, p, req, now_ns());
 	return err;
 }
 

@@ -41,7 +41,7 @@ struct poller_config {
 	struct hyp *hyp;
 	struct hyp_gnt *gnt;
 	struct hyp_evtchn *evtchn;
-	uint32_t domid;
+	uint32_t domid, vdev;
 	struct pool *workers;
 	struct image *image;
 	struct parse_limits limits;

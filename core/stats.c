@@ -6,6 +6,10 @@
  */
 #include "stats.h"
 
+#include "shm.h"
+
+#include <stddef.h>
+
 #define LOG2_STEPS 3u /* of STATS_LAT_STEPS */
 
 unsigned stats_bucket(uint64_t ns)
@@ -32,6 +36,58 @@ uint64_t stats_bucket_end(unsigned bucket)
 	return ((STATS_LAT_STEPS + steps) << (octave - 1)) * STATS_LAT_UNIT_NS;
 }
 
+/* ---- for xentop --------------------------------------------------------------------------------------- */
+
+static struct shm_op *shm_op(const struct stats *stats, enum stat_op op)
+{
+	if (!stats->shm)
+		return NULL;
+	return op == STAT_READ ? &stats->shm->read : op == STAT_WRITE ? &stats->shm->write : NULL;
+}
+
+void stats_submitted(struct stats *stats, enum stat_op op)
+{
+	struct shm_op *shm = shm_op(stats, op);
+
+	if (shm)
+		stats_add(shm->submitted, 1);
+}
+
+void stats_out_of_requests(struct stats *stats)
+{
+	if (stats->shm)
+		stats_add(stats->shm->out_of_requests, 1);
+}
+
+void stats_connected(struct stats *stats)
+{
+	for (enum stat_op op = STAT_READ; op <= STAT_WRITE; op++) {
+		struct shm_op *shm = shm_op(stats, op);
+
+		if (shm)
+			atomic_store_explicit(&shm->submitted, stats_get(shm->completed), memory_order_relaxed);
+	}
+}
+
+/* ns: of all requests before this batch. */
+static void batch_shm(const struct stats_batch *batch, uint64_t ns)
+{
+	struct shm_op *shm = shm_op(batch->stats, batch->op);
+
+	if (!batch->stats->shm)
+		return;
+	if (batch->errors)
+		stats_add(batch->stats->shm->io_errors, batch->errors);
+	if (!shm)
+		return;
+	stats_add(shm->sectors, batch->bytes / 512);
+	/* So that what is cut off here is counted by another. */
+	stats_add(shm->ticks, (ns + batch->ns) / 1000 - ns / 1000);
+	stats_add(shm->completed, batch->done);
+}
+
+/* ---- counting ----------------------------------------------------------------------------------------- */
+
 void stats_batch_end(struct stats_batch *batch)
 {
 	struct stats *stats = batch->stats;
@@ -39,7 +95,7 @@ void stats_batch_end(struct stats_batch *batch)
 	if (!batch->done)
 		return;
 	stats_add(stats->op[batch->op].done, batch->done);
-	stats_add(stats->op[batch->op].ns, batch->ns);
+	batch_shm(batch, stats_add(stats->op[batch->op].ns, batch->ns));
 	if (batch->bytes)
 		stats_add(stats->op[batch->op].bytes, batch->bytes);
 	if (batch->errors)

@@ -22,7 +22,10 @@ enum stat_op { STAT_READ, STAT_WRITE, STAT_FLUSH, STAT_DISCARD, STAT_OPS };
 #define STATS_LAT_OCTAVES 27u
 #define STATS_LAT_BUCKETS (STATS_LAT_STEPS * (STATS_LAT_OCTAVES + 1))
 
+struct shm_layout;
+
 struct stats {
+	struct shm_layout *shm; /* set before there are requests; NULL: nobody else counts */
 	struct {
 		_Atomic uint64_t done, errors, bytes, ns;
 		_Atomic uint64_t latency[STATS_LAT_BUCKETS];
@@ -55,6 +58,12 @@ static inline struct stats_batch stats_batch_begin(struct stats *stats)
 	return (struct stats_batch){.stats = stats};
 }
 
+/* A request has come, and will be counted as finished. */
+void stats_submitted(struct stats *stats, enum stat_op op);
+/* One had to wait for a free slot. */
+void stats_out_of_requests(struct stats *stats);
+/* Nothing is in flight: what a connection took with it will not be finished. */
+void stats_connected(struct stats *stats);
 /* Count one finished request. */
 void stats_done(struct stats_batch *batch, enum stat_op op, uint64_t bytes, uint64_t ns, int err);
 /* Once after the last one, before the requests are answered. */

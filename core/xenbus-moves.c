@@ -11,6 +11,7 @@
  * device revokes the guest's memory and comes back; Closed is written all the same), the store is lost (what is
  * mapped stays mapped; the rest is done when it is back).
  */
+#include "shm.h"
 #include "xenbus-dev.h"
 
 #include "base/bytes.h"
@@ -20,6 +21,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define RETRY_LOCKED_MS 500u /* doubled every eighth time, */
 #define RETRY_LOCKED_UP 4u   /* so often at most */
@@ -123,6 +125,8 @@ static void fill_offer(struct xb_writer *w, void *arg)
 		       (unsigned)s->value[SET_MAX_INDIRECT_SEGMENTS]);
 	else
 		xb_del(w, "feature-max-indirect-segments");
+	if (shm_enabled())
+		xb_put(w, "kthread-pid", "%d", (int)getpid());
 	xb_del(w, "hotplug-error");
 	xb_put(w, "hotplug-status", "connected");
 }
