@@ -6,6 +6,9 @@
  */
 #include "admin-internal.h"
 
+#include <stdio.h>
+#include <string.h>
+
 #include "device.h"
 
 static json_t *counter(uint64_t value)
@@ -68,6 +71,57 @@ static json_t *op_json(struct stats *stats, enum stat_op op, bool histogram)
 	return all;
 }
 
+/* ---- what the image's driver counts ---- */
+
+/* "metadata.hits" is hits in metadata. */
+static void put_fact(void *ctx, const char *key, json_t *value)
+{
+	const char *dot = strchr(key, '.');
+	json_t *all = ctx, *group;
+	char name[64];
+
+	if (!dot || (size_t)(dot - key) >= sizeof(name)) {
+		json_object_set_new(all, key, value);
+		return;
+	}
+	snprintf(name, sizeof(name), "%.*s", (int)(dot - key), key);
+	group = json_object_get(all, name);
+	if (!json_is_object(group)) {
+		json_object_set_new(all, name, json_object());
+		group = json_object_get(all, name);
+	}
+	json_object_set_new(group, dot + 1, value);
+}
+
+static void fact_number(void *ctx, const char *key, uint64_t value)
+{
+	put_fact(ctx, key, counter(value));
+}
+
+static void fact_text(void *ctx, const char *key, const char *value)
+{
+	put_fact(ctx, key, admin_text(value));
+}
+
+static void fact_boolean(void *ctx, const char *key, int value)
+{
+	put_fact(ctx, key, json_boolean(value));
+}
+
+static json_t *image_json(struct device *dev)
+{
+	json_t *all = json_object();
+	const struct rd_facts facts = {
+		.text = fact_text,
+		.number = fact_number,
+		.boolean = fact_boolean,
+		.ctx = all,
+	};
+
+	dev_counters(dev, &facts);
+	return all;
+}
+
 struct stats_arg {
 	json_t *disks;
 	bool histogram;
@@ -105,6 +159,7 @@ static void stats_one(struct device *dev, void *opaque)
 	PUT(poll_hits);
 	PUT(throttled);
 #undef PUT
+	json_object_set_new(disk, "image", image_json(dev));
 	json_array_append_new(arg->disks, disk);
 }
 

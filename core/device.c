@@ -962,9 +962,9 @@ static void adopt(struct device *dev, struct connection *c, struct image *image,
 	struct dev_geometry g;
 
 	geometry_of(dev, img_info(image), settings, &g);
-	c->image = image;
 	c->settings.value[SET_CACHE] = settings->value[SET_CACHE];
 	lock_acquire(&dev->lock);
+	c->image = image;
 	params_free(&dev->parsed);
 	dev->parsed = *parsed;
 	free(dev->params);
@@ -976,18 +976,26 @@ static void adopt(struct device *dev, struct connection *c, struct image *image,
 	lock_release(&dev->lock);
 }
 
+/* Nobody who looks at the device may see an image that is being closed. */
+static void set_image(struct connection *c, struct image *image)
+{
+	LOCK_SCOPE(&c->dev->lock);
+	c->image = image;
+}
+
 /* The old image was closed to make way; without it the disk cannot go on. */
 static int reopen_old(struct device *dev, struct connection *c)
 {
 	struct settings settings = settings_now(dev);
+	struct image *image = NULL;
 	char why[512], again[512];
 	int err;
 
 	dev_error(dev, why, sizeof why);
-	err = open_image(dev, &dev->parsed, &settings, 0, &c->image);
+	err = open_image(dev, &dev->parsed, &settings, 0, &image);
+	set_image(c, err ? NULL : image);
 	c->settings.value[SET_CACHE] = settings.value[SET_CACHE];
 	if (err) {
-		c->image = NULL;
 		dev_error(dev, again, sizeof again);
 		dev_set_error(dev, "%.200s; and the old image cannot be opened again: %.200s", why, again);
 		log_err(LOG_DEVICE, "%.200s; and the old image cannot be opened again: %.200s", why,
@@ -1000,11 +1008,13 @@ static int reopen_old(struct device *dev, struct connection *c)
 
 static void close_old(struct connection *c)
 {
-	if (!c->image)
+	struct image *image = c->image;
+
+	if (!image)
 		return;
 	flush_at_end(c);
-	img_close(c->image);
-	c->image = NULL;
+	set_image(c, NULL);
+	img_close(image);
 }
 
 /* The new image, made before if it is an overlay.  On failure there is none, also no file. */
@@ -1553,6 +1563,12 @@ void dev_look(struct device *dev, struct dev_view *view)
 	view->parked = pv.parked;
 	view->memory = pv.memory;
 	view->grants = pv.grants;
+}
+
+int dev_counters(struct device *dev, const struct rd_facts *facts)
+{
+	LOCK_SCOPE(&dev->lock);
+	return dev->conn && dev->conn->image ? img_counters(dev->conn->image, facts) : -ENOTCONN;
 }
 
 /* Who sets one of these, to whatever value, has seen that requests failed, and says what shall be from now on. */

@@ -188,6 +188,9 @@ struct dev_view {
 	struct settings settings;
 };
 void dev_look(struct device *dev, struct dev_view *view);
+/* What the image's driver counts (caches, allocations), told at once; nothing is called back later.  facts must
+ * not take a ranked lock.  -ENOTCONN: no image is open; -EOPNOTSUPP: it counts nothing. */
+int dev_counters(struct device *dev, const struct rd_facts *facts);
 /* `ringdisk set`: live keys act at once, others at the next connect.  -EINVAL with text in err. */
 int dev_set(struct device *dev, const char *key, const char *value, enum setting_origin origin,
 	    char *err, size_t errlen);

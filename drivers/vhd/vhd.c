@@ -510,12 +510,12 @@ static void vhd_counters(void *handle, const struct rd_facts *facts)
 	facts->number(facts->ctx, "blocks-freed", v->count.freed);
 	facts->number(facts->ctx, "bitmap-changes", v->count.in_clear);
 	facts->number(facts->ctx, "bytes-punched", v->count.punched);
-	facts->number(facts->ctx, "cache-hits", c.hits);
-	facts->number(facts->ctx, "cache-misses", c.misses);
-	facts->number(facts->ctx, "cache-evictions", c.evictions);
-	facts->number(facts->ctx, "cache-dirty", c.dirty);
-	facts->number(facts->ctx, "cache-resident", c.resident);
-	facts->number(facts->ctx, "checkpoints", c.checkpoints);
+	facts->number(facts->ctx, "metadata.hits", c.hits);
+	facts->number(facts->ctx, "metadata.misses", c.misses);
+	facts->number(facts->ctx, "metadata.evictions", c.evictions);
+	facts->number(facts->ctx, "metadata.dirty", c.dirty);
+	facts->number(facts->ctx, "metadata.resident", c.resident);
+	facts->number(facts->ctx, "metadata.checkpoints", c.checkpoints);
 }
 
 static const struct rd_driver driver = {
