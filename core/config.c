@@ -31,6 +31,7 @@
 
 #define DEFAULT_FILE    SYSCONFDIR "/ringdisk/ringdisk.conf"
 #define DEFAULT_CONTROL "/run/ringdisk/control.sock"
+#define DEFAULT_IMAGE_DIRS "/srv:/var/lib/xen:/var/lib/ringdisk:/var/lib/libvirt/images:/dev/mapper"
 #define MAX_WORKERS     1024u
 #define ERR_LEN         512
 
@@ -150,14 +151,31 @@ static int apply_metrics_remote(struct config *config, const char *value, char *
 	return 0;
 }
 
-static int apply_backing_dirs(struct config *config, const char *value, char *err, size_t errlen)
+static int set_dirs(char **where, const char *value, char *err, size_t errlen)
 {
 	for (const char *dir = value; dir; dir = strchr(dir, ':')) {
 		dir += *dir == ':';
 		if (*dir != '/')
 			return bad(err, errlen, value, "absolute paths with ':' between them");
 	}
-	return replace(&config->backing_dirs, value);
+	return replace(where, value);
+}
+
+static int apply_backing_dirs(struct config *config, const char *value, char *err, size_t errlen)
+{
+	return set_dirs(&config->backing_dirs, value, err, errlen);
+}
+
+static int apply_image_dirs(struct config *config, const char *value, char *err, size_t errlen)
+{
+	return set_dirs(&config->image_dirs, value, err, errlen);
+}
+
+static int apply_user(struct config *config, const char *value, char *err, size_t errlen)
+{
+	if (!value[0])
+		return bad(err, errlen, value, "the name of a user");
+	return replace(&config->user, value);
 }
 
 static int apply_workers(struct config *config, const char *value, char *err, size_t errlen)
@@ -364,6 +382,17 @@ static const struct option_def options[] = {
 	  .in_file = true,
 	  .live = true,
 	  .help = "err, warn, info (the default) or debug" },
+	{ .name = "user",
+	  .arg = "NAME",
+	  .apply = apply_user,
+	  .in_file = true,
+	  .help = "serve as this user; a small process of root's opens images" },
+	{ .name = "image-directories",
+	  .arg = "DIR:...",
+	  .apply = apply_image_dirs,
+	  .in_file = true,
+	  .help = "with a user: where images may lie\n"
+		  "(" DEFAULT_IMAGE_DIRS ")" },
 	{ .name = "backing-dirs",
 	  .arg = "DIR:...",
 	  .apply = apply_backing_dirs,
@@ -763,7 +792,7 @@ int config_init(struct config *config)
 	config->text = calloc(ARRAY_SIZE(options), sizeof(*config->text));
 	if (!config->text || replace(&config->file, DEFAULT_FILE) || replace(&config->hyp, "auto") ||
 	    replace(&config->control_socket, DEFAULT_CONTROL) ||
-	    replace(&config->driver_dir, PLUGINDIR) ||
+	    replace(&config->driver_dir, PLUGINDIR) || replace(&config->image_dirs, DEFAULT_IMAGE_DIRS) ||
 	    apply_kinds(config, "qdisk,vbd3", err, sizeof(err)))
 		return -ENOMEM;
 	return 0;
@@ -820,6 +849,8 @@ void config_free(struct config *config)
 	free(config->loopback_socket);
 	free(config->redo_dir);
 	free(config->backing_dirs);
+	free(config->image_dirs);
+	free(config->user);
 	free(config->control_socket);
 	free(config->control_group);
 	free(config->driver_dir);

@@ -34,6 +34,8 @@ struct config {
 	char *control_socket;
 	char *control_group; /* NULL: leave it */
 	char *driver_dir;
+	char *user;         /* NULL: stay who we are */
+	char *image_dirs;   /* what the opener opens, with ':' between them */
 	char *backing_dirs; /* with ':' between them; NULL: none */
 	char *redo_dir; /* NULL: redo, beside the admin socket */
 	char *shm_stats;      /* NULL: by the hypervisor; "off" */

@@ -26,6 +26,7 @@
 
 #include "base/bytes.h"
 #include "base/cleanup.h"
+#include "io-opener.h"
 #include "io.h"
 
 #define DIRS_MAX  64
@@ -118,9 +119,12 @@ static int open_below(const char *dir, const char *rest)
 		.flags = O_PATH | O_CLOEXEC,
 		.resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS,
 	};
-	CLEANUP_CLOSE int at = open(*dir ? dir : "/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	CLEANUP_CLOSE int at = -1;
 	long fd;
 
+	if (opener_is_used())
+		return opener_find(*dir ? dir : "/", rest);
+	at = open(*dir ? dir : "/", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (at < 0)
 		return -errno;
 	do
@@ -152,6 +156,7 @@ struct own_dir {
 static int own_dir(const char *path, struct own_dir *dir)
 {
 	size_t len = (size_t)(strrchr(path, '/') ? strrchr(path, '/') - path : 0);
+	CLEANUP_FREE char *real = NULL;
 
 	if (len >= sizeof(dir->named))
 		return -ENAMETOOLONG;
@@ -159,7 +164,11 @@ static int own_dir(const char *path, struct own_dir *dir)
 		strcpy(dir->named, ".");
 	else
 		snprintf(dir->named, sizeof(dir->named), "%.*s", len ? (int)len : 1, path);
-	return realpath(dir->named, dir->real) ? 0 : -errno;
+	real = io_real_path(dir->named);
+	if (!real)
+		return -errno;
+	snprintf(dir->real, sizeof(dir->real), "%s", real);
+	return 0;
 }
 
 /* The O_PATH descriptor, and the path for messages and for what that image names in turn. */

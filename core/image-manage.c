@@ -21,6 +21,7 @@
 #include "base/cleanup.h"
 #include "image-host.h"
 #include "image.h"
+#include "io-opener.h"
 #include "io.h"
 
 #define SECTOR 512
@@ -86,7 +87,7 @@ static int check_backing(struct image *blank, const char *target, const char *ba
 		return -ENOMEM;
 	}
 	/* One that is not there is for the driver to complain about. */
-	if (stat(target, &a) || stat(path, &b))
+	if (io_stat_path(target, &a) || io_stat_path(path, &b))
 		return 0;
 	if (a.st_dev != b.st_dev || a.st_ino != b.st_ino)
 		return 0;
@@ -107,7 +108,7 @@ static int empty_file(struct image *blank, const char *path)
 		img_say(blank, LOG_LVL_ERR, "%s", err);
 		return r;
 	}
-	if (!stat(path, &st) && S_ISREG(st.st_mode))
+	if (!io_stat(file, &st) && S_ISREG(st.st_mode))
 		r = io_truncate(file, 0);
 	if (r)
 		img_say(blank, LOG_LVL_ERR, "%s: cannot be emptied: %s", path, strerror(-r));
@@ -115,19 +116,32 @@ static int empty_file(struct image *blank, const char *path)
 	return r;
 }
 
+/* A descriptor, or -errno. */
+static int create_empty(const char *path, char *why, size_t len)
+{
+	int fd;
+
+	if (opener_is_used())
+		return opener_create(path, why, len);
+	fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOCTTY, 0666);
+	return fd < 0 ? -errno : fd;
+}
+
 /* Have an empty file. *made: what is there now is ours to remove. */
 static int make_file(struct image *blank, const char *path, bool overwrite, bool *made)
 {
-	CLEANUP_CLOSE int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOCTTY, 0666);
+	char why[512] = "";
+	CLEANUP_CLOSE int fd = create_empty(path, why, sizeof(why));
 	struct stat st;
-	int r = fd < 0 ? -errno : 0;
+	int r = fd < 0 ? fd : 0;
 
 	*made = !r;
 	if (r == -EEXIST && overwrite) {
 		r = empty_file(blank, path);
 		*made = !r && !lstat(path, &st) && S_ISREG(st.st_mode);
 	} else if (r) {
-		img_say(blank, LOG_LVL_ERR, "%s: %s", path, r == -EEXIST ? "is there already" : strerror(-r));
+		img_say(blank, LOG_LVL_ERR, "%s: %s", path,
+			r == -EEXIST ? "is there already" : why[0] ? why : strerror(-r));
 	}
 	return r;
 }
@@ -153,7 +167,7 @@ static int create(struct image *blank, const struct params *params, const struct
 		return r;
 	r = img_result(blank, "create", params->driver->create(img_host(blank), &args));
 	if (r && made)
-		unlink(params->target);
+		io_unlink(params->target);
 	return r;
 }
 

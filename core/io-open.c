@@ -6,12 +6,16 @@
  * at what it got, takes the locks, and asks for block sizes and alignment. Nothing is assumed:
  * where the kernel does not tell the alignment of direct I/O, reads are tried.
  *
+ * A daemon that runs as another user than root has it opened by a process that is root (io-opener.c), which
+ * looks in the same way.
+ *
  * What can go wrong: anything, and each has its message. Nothing is left open or locked then.
  *
  * Control threads run this.
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/fs.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -25,6 +29,7 @@
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "io-file.h"
+#include "io-opener.h"
 #include "log.h"
 
 #define SECTOR 512
@@ -140,14 +145,53 @@ static int clear_nonblock(int fd)
 	return flags < 0 || io_sys.fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) ? -errno : 0;
 }
 
+/* What is to be opened. */
+struct what {
+	const char *path;
+	int found; /* the file itself (O_PATH), or -1 */
+};
+
+/* By the process that may, if there is one: it looks at the type before it opens. */
+static int open_by_opener(const struct what *what, uint32_t flags, struct stat *st, const struct reason *why)
+{
+	int mode = flags & RD_OPEN_WRITE ? O_RDWR : O_RDONLY;
+	CLEANUP_CLOSE int fd = -1;
+	char text[512];
+	int r;
+
+	mode |= flags & RD_OPEN_DIRECT ? O_DIRECT : 0;
+	mode |= flags & RD_OPEN_WRITE && !(flags & RD_OPEN_PROBE) ? O_EXCL : 0;
+	fd = opener_open(what->path, what->found, mode, text, sizeof(text));
+	if (fd < 0 && text[0])
+		return fail(why, fd, "%s", text);
+	if (fd == -ENOENT)
+		return fail(why, fd, "%s", strerror(-fd));
+	if (fd < 0)
+		return explain_open(-fd, fd == -EBUSY, flags, why);
+	if (io_sys.fstat(fd, st))
+		return fail(why, -errno, "fstat: %s", strerror(errno));
+	r = check_type(st, why);
+	if (!r)
+		r = clear_nonblock(fd);
+	return r ? r : take_fd(&fd);
+}
+
 /* The descriptor, and in st what it is. */
-static int open_checked(const char *path, uint32_t flags, struct stat *st, const struct reason *why)
+static int open_checked(const struct what *what, uint32_t flags, struct stat *st, const struct reason *why)
 {
 	int mode = O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
+	const char *path = what->path;
 	CLEANUP_CLOSE int fd = -1;
+	char name[64];
 	bool block;
 	int r;
 
+	if (opener_is_used())
+		return open_by_opener(what, flags, st, why);
+	if (what->found >= 0) {
+		snprintf(name, sizeof(name), "/proc/self/fd/%d", what->found);
+		path = name;
+	}
 	if (io_sys.stat(path, st))
 		return fail(why, -errno, "%s", strerror(errno));
 	r = check_type(st, why);
@@ -354,15 +398,16 @@ static int lock_file(struct rd_file *file, const struct reason *why)
 	return r ? fail(why, r, "cannot be locked: %s", strerror(-r)) : 0;
 }
 
-/* name: what is opened for file->path. */
-static int open_inner(struct rd_file *file, const char *name, const struct reason *why)
+/* found: the file itself, of which file->path is the name; -1: it is not known. */
+static int open_inner(struct rd_file *file, int found, const struct reason *why)
 {
+	const struct what what = { .path = file->path, .found = found };
 	struct stat st;
 	int r;
 
 	if (file->flags & ~OPEN_FLAGS)
 		return fail(why, -EINVAL, "unknown open flags %#x", file->flags & ~OPEN_FLAGS);
-	r = open_checked(name, file->flags, &st, why);
+	r = open_checked(&what, file->flags, &st, why);
 	if (r < 0)
 		return r;
 	file->fd = r;
@@ -381,7 +426,7 @@ static int open_inner(struct rd_file *file, const char *name, const struct reaso
 	return r;
 }
 
-static int open_as(const char *disk, const char *path, const char *name, uint32_t flags,
+static int open_as(const char *disk, const char *path, int found, uint32_t flags,
 		   struct rd_file **result, char *err, size_t errlen)
 {
 	struct rd_file *file = calloc(1, sizeof(*file));
@@ -397,7 +442,7 @@ static int open_as(const char *disk, const char *path, const char *name, uint32_
 		file->disk = strdup(disk ? disk : "");
 		file->path = strdup(path);
 		if (file->disk && file->path)
-			r = open_inner(file, name, &why);
+			r = open_inner(file, found, &why);
 	}
 	if (r) {
 		snprintf(err, errlen, "%s: %s", path, text);
@@ -411,16 +456,13 @@ static int open_as(const char *disk, const char *path, const char *name, uint32_
 int io_open_why(const char *disk, const char *path, uint32_t flags, struct rd_file **file, char *err,
 		size_t errlen)
 {
-	return open_as(disk, path, path, flags, file, err, errlen);
+	return open_as(disk, path, -1, flags, file, err, errlen);
 }
 
 int io_open_found(const char *disk, const char *path, int found, uint32_t flags,
 		  struct rd_file **file, char *err, size_t errlen)
 {
-	char name[64];
-
-	snprintf(name, sizeof(name), "/proc/self/fd/%d", found);
-	return open_as(disk, path, name, flags, file, err, errlen);
+	return open_as(disk, path, found, flags, file, err, errlen);
 }
 
 int io_open(const char *disk, const char *path, uint32_t flags, struct rd_file **file)
@@ -432,6 +474,71 @@ int io_open(const char *disk, const char *path, uint32_t flags, struct rd_file *
 		log_err(LOG_IO, "%s%s%s", disk && !log_prefix()[0] ? disk : "",
 			disk && !log_prefix()[0] ? ": " : "", err);
 	return r;
+}
+
+int io_stat_path(const char *path, struct stat *st)
+{
+	CLEANUP_CLOSE int fd = -1;
+
+	if (!opener_is_used())
+		return io_sys.stat(path, st) ? -errno : 0;
+	fd = opener_find(path, "");
+	if (fd < 0)
+		return fd;
+	return fstat(fd, st) ? -errno : 0;
+}
+
+char *io_real_path(const char *path)
+{
+	char *real = realpath(path, NULL), name[64], text[PATH_MAX];
+	CLEANUP_CLOSE int fd = -1;
+	ssize_t n;
+
+	if (real || errno != EACCES || !opener_is_used())
+		return real;
+	fd = opener_find(path, "");
+	if (fd < 0) {
+		errno = -fd;
+		return NULL;
+	}
+	snprintf(name, sizeof(name), "/proc/self/fd/%d", fd);
+	n = readlink(name, text, sizeof(text));
+	if (n < 0 || (size_t)n == sizeof(text)) {
+		errno = n < 0 ? errno : ENAMETOOLONG;
+		return NULL;
+	}
+	return strndup(text, (size_t)n);
+}
+
+int io_sync_dir(const char *dir)
+{
+	CLEANUP_CLOSE int fd = -1;
+
+	if (opener_is_used())
+		return opener_sync(dir);
+	fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return fd < 0 || fsync(fd) ? -errno : 0;
+}
+
+int io_unlink(const char *path)
+{
+	struct rd_file *file;
+	char err[1024];
+	int r;
+
+	if (!opener_is_used())
+		return unlink(path) ? -errno : 0;
+	r = io_open_why("", path, RD_OPEN_WRITE, &file, err, sizeof(err));
+	if (r)
+		return r;
+	r = io_remove(file);
+	io_close(file);
+	return r;
+}
+
+int io_remove(struct rd_file *file)
+{
+	return opener_is_used() ? opener_remove(file->path, file->fd) : unlink(file->path) ? -errno : 0;
 }
 
 void io_close(struct rd_file *file)

@@ -25,6 +25,16 @@ int io_open_why(const char *disk, const char *path, uint32_t flags, struct rd_fi
 /* The same for what found (an O_PATH descriptor, the caller's) is; path is only for messages. */
 int io_open_found(const char *disk, const char *path, int found, uint32_t flags,
 		  struct rd_file **file, char *err, size_t errlen);
+/* As stat(2), for what io_open would open. 0 or -errno. */
+int io_stat_path(const char *path, struct stat *st);
+/* As realpath(3), also for what only the opener can see: malloc'd, or NULL with errno. */
+char *io_real_path(const char *path);
+/* Make the names in a directory durable. 0 or -errno. */
+int io_sync_dir(const char *dir);
+/* Remove an image file. 0 or -errno. */
+int io_unlink(const char *path);
+/* Remove the name by which it was opened (for writing), if that is still it. 0 or -errno. */
+int io_remove(struct rd_file *file);
 /* Accepts NULL. */
 void io_close(struct rd_file *file);
 

@@ -13,6 +13,7 @@
 #include "log.h"
 #include "main-manager.h"
 #include "main-parts.h"
+#include "main-user.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -268,6 +269,8 @@ static int serve(const struct config *config, int argc, char **argv)
 			return EXIT_FAILURE;
 		}
 	}
+	if (user_switch(config))
+		return EXIT_FAILURE;
 	return run(&d);
 }
 

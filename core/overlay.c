@@ -15,6 +15,7 @@
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "image.h"
+#include "io.h"
 #include "log.h"
 
 #include <errno.h>
@@ -106,7 +107,7 @@ int overlay_may_stand_on(const struct params *below, char *err, size_t errlen)
 	static const char *const harmless[] = {"cache-size", "discard", "detect-zeroes"};
 	struct stat st;
 
-	if (stat(below->target, &st) || (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)))
+	if (io_stat_path(below->target, &st) || (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)))
 		return bad(err, errlen, "%s:%.400s is no file or block device that an overlay could name",
 			   below->driver->name, below->target);
 	for (char *const *option = below->options; option && *option; option++) {
@@ -127,7 +128,7 @@ static char *real_dir(const char *path)
 	const char *slash = strrchr(path, '/');
 	CLEANUP_FREE char *dir = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
 
-	return dir ? realpath(dir, NULL) : NULL;
+	return dir ? io_real_path(dir) : NULL;
 }
 
 static int name_of(const char *below, const char *overlay, char **name)
@@ -152,9 +153,8 @@ static int name_of(const char *below, const char *overlay, char **name)
 static int sync_dir(const char *path)
 {
 	CLEANUP_FREE char *dir = real_dir(path);
-	CLEANUP_CLOSE int fd = dir ? open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
 
-	return fd < 0 || fsync(fd) ? -errno : 0;
+	return dir ? io_sync_dir(dir) : -errno;
 }
 
 int overlay_create(const char *disk, const struct overlay *overlay, const struct params *below, uint64_t size,
@@ -185,6 +185,8 @@ int overlay_create(const char *disk, const struct overlay *overlay, const struct
 
 void overlay_remove(const struct overlay *overlay)
 {
-	if (unlink(overlay->params.target))
-		log_warn(LOG_DEVICE, "%s: cannot be removed: %s", overlay->params.target, strerror(errno));
+	int r = io_unlink(overlay->params.target);
+
+	if (r)
+		log_warn(LOG_DEVICE, "%s: cannot be removed: %s", overlay->params.target, strerror(-r));
 }
