@@ -416,8 +416,24 @@ int refcount_change(struct qcow2 *q, uint64_t host, uint64_t length, int by)
 	return (int)n;
 }
 
+/* A table that nothing names any more was metadata up to now, as the checkpoint had to write it once more. */
+static void no_metadata(struct qcow2 *q, uint64_t host, uint64_t length)
+{
+	bool is;
+
+	meta_rdlock(q->meta);
+	is = length == q->cluster && metadata_meets(q, host, length);
+	meta_rdunlock(q->meta);
+	if (!is)
+		return;
+	meta_wrlock(q->meta);
+	metadata_remove(q, host, length);
+	meta_end(q->meta);
+}
+
 void alloc_released(void *ctx, uint64_t host, uint64_t length)
 {
+	no_metadata(ctx, host, length);
 	/* What cannot be changed is a leak. */
 	refcount_change(ctx, host, length, -1);
 }

@@ -18,6 +18,9 @@
  * "stays / is written": a discard leaves it, write_zeroes() writes zeroes as data. So does it with what is less than
  * a cluster (subcluster) at the range's ends, unless that reads as zeroes already; a discard ignores these.
  *
+ * An L2 table that has become empty by that leaves L1, and is deferred, too: its slices, and then L1, are written by
+ * one checkpoint, in this order, and it counts as metadata until it is released.
+ *
  * What can go wrong: I/O errors of tables, no space for L2 tables, an entry that contradicts the format (-EIO; one
  * that says that metadata is guest data is said and makes the image read-only). Slices before it are done then.
  *
@@ -55,6 +58,7 @@ struct part {
 	uint64_t write[ENTRIES_MAX / 64]; /* a bit for each cluster that has to be written */
 	unsigned changes;                 /* groups of entries */
 	bool own;                         /* the table may be changed */
+	bool emptied;                     /* and nothing is left in this slice of it */
 	bool trimmed;                     /* the disk does not end here any more: the rest is not done */
 	bool corrupt;
 	uint64_t bad; /* where */
@@ -286,8 +290,19 @@ static void apply_group(struct qcow2 *q, const struct intent *to, const struct p
 	atomic_fetch_add_explicit(&q->count.freed, freed, memory_order_relaxed);
 }
 
+/* Is the whole slice empty? */
+static bool is_empty(struct qcow2 *q, const struct meta_slice *slice, uint64_t at)
+{
+	bool empty;
+
+	meta_rdlock(q->meta);
+	empty = memcmp(meta_at(slice, align_down(at, q->slice)), zeroes, q->slice) == 0;
+	meta_rdunlock(q->meta);
+	return empty;
+}
+
 /* The table is our own and its slice is pinned. Nothing is different from what scan() saw: there is a claim. */
-static int apply(struct qcow2 *q, const struct intent *to, const struct part *p, struct meta_slice *slice)
+static int apply(struct qcow2 *q, const struct intent *to, struct part *p, struct meta_slice *slice)
 {
 	uint64_t guest = cluster_of(q, p->start), at, next, l2;
 	struct run run = { 0 };
@@ -304,6 +319,7 @@ static int apply(struct qcow2 *q, const struct intent *to, const struct part *p,
 	}
 	run_flush(q, &run);
 	meta_end(q->meta);
+	p->emptied = is_empty(q, slice, l2_entry_at(q, l2, p->start));
 	return 0;
 }
 
@@ -387,6 +403,55 @@ static int change_part(struct qcow2 *q, const struct intent *to, struct part *p)
 		return q_corrupt(q, "the entry of guest offset %llu says that metadata is its data",
 				 (unsigned long long)p->bad);
 	return r;
+}
+
+/* ---- tables that are empty --------------------------------------------------------------------------------- */
+
+/* With a claim on all that it maps. What cannot be read is not empty. */
+static bool table_is_empty(struct qcow2 *q, uint64_t l2)
+{
+	bool empty = true;
+
+	for (uint64_t at = l2; empty && at < l2 + q->cluster; at += q->slice) {
+		struct meta_slice *slice;
+
+		empty = meta_pin(q->meta, at, &slice) == 0 && is_empty(q, slice, at);
+		meta_unpin(q->meta, slice);
+	}
+	return empty;
+}
+
+/* With that claim. */
+static void table_unlink(struct qcow2 *q, uint64_t index, uint64_t l2)
+{
+	static const uint8_t none[8];
+	struct meta_slice *slice;
+	uint64_t at = q->h.l1_offset + index * 8;
+
+	if (meta_pin(q->meta, at, &slice))
+		return;
+	if (meta_begin(q->meta, 1) == 0) {
+		q->l1[index] = 0;
+		meta_set(q->meta, ORDER_L1, slice, at, none, sizeof(none));
+		meta_defer(q->meta, l2, q->cluster);
+		meta_end(q->meta);
+	}
+	meta_unpin(q->meta, slice);
+}
+
+/* If nothing is left in the table of this offset the file needs none. If that fails it stays: no harm is done. */
+static void free_if_empty(struct qcow2 *q, uint64_t guest)
+{
+	uint64_t start = align_down(guest, table_span(q)), l2;
+	struct claim claim;
+
+	claims_take(&q->claims, &claim, start, start + table_span(q));
+	meta_rdlock(q->meta);
+	l2 = table_is_own(q, start) && !q->corrupt ? l2_table_of(q, start) : 0;
+	meta_rdunlock(q->meta);
+	if (l2 && table_is_empty(q, l2))
+		table_unlink(q, start / table_span(q), l2);
+	claims_give(&q->claims, &claim);
 }
 
 /* ---- zeroes as data -------------------------------------------------------------------------------------- */
@@ -481,6 +546,7 @@ static uint64_t skip_empty(struct qcow2 *q, const struct intent *to, uint64_t st
 static int change_range(struct qcow2 *q, const struct intent *to, uint64_t start, uint64_t end)
 {
 	uint64_t in_slice = (uint64_t)(q->slice / q->entry_size) * q->cluster;
+	bool emptied = false; /* some of the table that the part before is of */
 	int r = 0;
 
 	while (r == 0 && (start = skip_empty(q, to, start, end)) < end) {
@@ -491,7 +557,12 @@ static int change_range(struct qcow2 *q, const struct intent *to, uint64_t start
 			r = write_rest(q, to, &p);
 		if (r == 0 && to->zeroes && p.trimmed)
 			r = q_zero_edge(q, p.end, to->limit);
+		emptied |= p.emptied;
 		start = p.trimmed ? end : p.end;
+		if (emptied && (r || start >= end || start % table_span(q) == 0)) {
+			free_if_empty(q, p.start);
+			emptied = false;
+		}
 	}
 	return r;
 }

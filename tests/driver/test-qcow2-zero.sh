@@ -185,3 +185,42 @@ for command in "discard 0 65536" "zero 0 65536"; do
 	cmp -n $((0x10000)) -i $((0x30000)) "$disk" "$tmp/good.qcow2" || fail "$what: $command: L1 has changed"
 	qemu-img info "$disk" | grep -q "corrupt: true" || fail "$what: $command: it is not marked"
 done
+
+# A table that has lost its last entry is given back: by discards in parts, of everything, by zeroes; another one that
+# still has an entry stays. A table that a snapshot has, too, is not ours to give.
+tables()
+{
+	python3 - "$disk" <<'END'
+import struct, sys
+f = open(sys.argv[1], "rb")
+head = f.read(64)
+size, l1 = struct.unpack(">IQ", head[36:48])
+f.seek(l1)
+print(sum(1 for e in struct.unpack(">%dQ" % size, f.read(size * 8)) if e))
+END
+}
+span=$((512 * m)) what="empty tables"
+for command in discard zero; do
+	fresh 2G 0 "${create[@]}"
+	ours write 0 131072 1 write $span 65536 2 write $((span + 4 * m)) 65536 3
+	[ "$(tables)" = 2 ] || fail "$what: $(tables) at the beginning"
+	ours "$command" 0 65536
+	[ "$(tables)" = 2 ] || fail "$what: $command: $(tables), with an entry left"
+	ours "$command" 65536 65536
+	[ "$(tables)" = 1 ] || fail "$what: $command: $(tables) after parts"
+	ours write 4096 8192 4 "$command" 0 $((2 * k * m)) read 0 131072 0 write $((span - 4096)) 8192 5 \
+		read $((span - 8192)) 4096 0 read $((span - 4096)) 8192 5
+	model_io "write -P 5 $((span - 4096)) 8192"
+	[ "$(tables)" = 2 ] || fail "$what: $command: $(tables) after all"
+	alike "$what: $command"
+	ours "$command" 0 $((2 * k * m))
+	[ "$(tables)" = 0 ] || fail "$what: $command: $(tables) at the end"
+	# Only what was allocated ahead once, and nothing of it is a leak.
+	qemu-img check -q "$disk" || fail "$what: $command: leaks"
+done
+disk_io "write -P 6 0 64k"
+qemu-img snapshot -c one "$disk"
+ours discard 0 $((2 * k * m))
+qemu-img snapshot -a one "$disk"
+disk_io "read -P 6 0 64k"
+qemu-img check -q "$disk" || fail "$what: with a snapshot"
