@@ -14,9 +14,11 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "client.h"
+#include "ctl-doctor.h"
 #include "table.h"
 
 #define AIO_PER_DISK    128 /* what io_setup asks for, with the default of max-requests */
@@ -24,6 +26,8 @@
 #define MAPS_WANTED     65530
 #define GRANTS_WANTED   16384 /* pages that a guest may have mapped */
 #define OPEN_WANTED     4096
+#define FIXED_XSA_500   20260728 /* when the advisory was published */
+#define FIXED_XSA_523   20261104 /* when Debian's package with the fix was built */
 
 static const char *root = "";
 
@@ -34,19 +38,14 @@ static const struct verb_option options[] = {
 
 /* ---- findings -------------------------------------------------------------------------------------- */
 
-enum state { FINE, NOTE, PROBLEM };
 static const char *const state_text[] = {[FINE] = "ok", [NOTE] = "note", [PROBLEM] = "PROBLEM"};
 
 static json_t *findings;
 static unsigned problems;
 
-/* fix: what to do, or NULL. */
-static void say(enum state state, const char *what, const char *fix, const char *fmt, ...)
-	__attribute__((format(printf, 4, 5)));
-
-static void say(enum state state, const char *what, const char *fix, const char *fmt, ...)
+void doctor_say(enum doctor_state state, const char *what, const char *fix, const char *fmt, ...)
 {
-	char text[400];
+	char text[1600];
 	va_list ap;
 
 	va_start(ap, fmt);
@@ -59,7 +58,7 @@ static void say(enum state state, const char *what, const char *fix, const char 
 
 /* ---- files ----------------------------------------------------------------------------------------- */
 
-static const char *below_root(const char *path, char *buf, size_t len)
+const char *doctor_path(const char *path, char *buf, size_t len)
 {
 	snprintf(buf, len, "%s%s", root, path);
 	return buf;
@@ -69,14 +68,14 @@ static bool is_there(const char *path)
 {
 	char full[4096];
 
-	return !access(below_root(path, full, sizeof(full)), F_OK);
+	return !access(doctor_path(path, full, sizeof(full)), F_OK);
 }
 
 /* The first bytes of a file, without the newline; "" if it cannot be read. */
 static const char *content(const char *path, char *buf, size_t len)
 {
 	char full[4096];
-	FILE *file = fopen(below_root(path, full, sizeof(full)), "re");
+	FILE *file = fopen(doctor_path(path, full, sizeof(full)), "re");
 	size_t n = file ? fread(buf, 1, len - 1, file) : 0;
 
 	buf[n] = 0;
@@ -99,7 +98,7 @@ static long long number(const char *path)
 static unsigned count_entries(const char *path, const char *prefix, const char *suffix)
 {
 	char full[4096];
-	DIR *dir = opendir(below_root(path, full, sizeof(full)));
+	DIR *dir = opendir(doctor_path(path, full, sizeof(full)));
 	struct dirent *entry;
 	unsigned n = 0;
 
@@ -122,17 +121,17 @@ static bool check_xen(void)
 
 	content("/sys/hypervisor/type", type, sizeof(type));
 	if (strcmp(type, "xen") != 0 && !is_there("/proc/xen")) {
-		say(PROBLEM, "xen", "boot into Xen (the menu entry of package xen-system-amd64)",
+		doctor_say(PROBLEM, "xen", "boot into Xen (the menu entry of package xen-system-amd64)",
 		    "this machine does not run on Xen; ringdiskd can only serve --hyp=loopback here");
 		return false;
 	}
 	content("/proc/xen/capabilities", caps, sizeof(caps));
 	if (strstr(caps, "control_d"))
-		say(FINE, "xen", NULL, "Xen, and this is the control domain");
+		doctor_say(FINE, "xen", NULL, "Xen, and this is the control domain");
 	else if (is_there("/proc/xen/capabilities"))
-		say(NOTE, "xen", NULL, "Xen, but not the control domain: good for a driver domain");
+		doctor_say(NOTE, "xen", NULL, "Xen, but not the control domain: good for a driver domain");
 	else
-		say(PROBLEM, "xen", "modprobe xenfs; mount -t xenfs xenfs /proc/xen",
+		doctor_say(PROBLEM, "xen", "modprobe xenfs; mount -t xenfs xenfs /proc/xen",
 		    "Xen, but /proc/xen is not mounted");
 	return true;
 }
@@ -142,15 +141,15 @@ static void check_node(const char *path, const char *fix)
 	char full[4096];
 	struct stat st;
 
-	if (stat(below_root(path, full, sizeof(full)), &st))
-		say(PROBLEM, path, fix, "%s: %s", path, strerror(errno));
+	if (stat(doctor_path(path, full, sizeof(full)), &st))
+		doctor_say(PROBLEM, path, fix, "%s: %s", path, strerror(errno));
 	else if (!*root && !S_ISCHR(st.st_mode))
-		say(PROBLEM, path, "remove the file, and load the module again", "%s is no device", path);
+		doctor_say(PROBLEM, path, "remove the file, and load the module again", "%s is no device", path);
 	else if (access(full, R_OK | W_OK))
-		say(PROBLEM, path, "run the daemon as root, or give its user access by a udev rule",
+		doctor_say(PROBLEM, path, "run the daemon as root, or give its user access by a udev rule",
 		    "%s: %s", path, strerror(errno));
 	else
-		say(FINE, path, NULL, "%s is there", path);
+		doctor_say(FINE, path, NULL, "%s is there", path);
 }
 
 /* 0 if somebody answers on a unix socket. */
@@ -180,12 +179,12 @@ static void check_store(void)
 		if (!is_there(paths[i]))
 			continue;
 		if (!*root && dial(paths[i]))
-			say(PROBLEM, "xenstored", fix, "%s: nobody answers", paths[i]);
+			doctor_say(PROBLEM, "xenstored", fix, "%s: nobody answers", paths[i]);
 		else
-			say(FINE, "xenstored", NULL, "%s is there", paths[i]);
+			doctor_say(FINE, "xenstored", NULL, "%s is there", paths[i]);
 		return;
 	}
-	say(is_there("/dev/xen/xenbus") ? NOTE : PROBLEM, "xenstored", fix,
+	doctor_say(is_there("/dev/xen/xenbus") ? NOTE : PROBLEM, "xenstored", fix,
 	    "there is no socket of xenstored; it must be in another domain, or it does not run");
 }
 
@@ -194,13 +193,42 @@ static void check_blkback(void)
 	unsigned disks = count_entries("/sys/bus/xen-backend/devices", "vbd-", "");
 
 	if (disks)
-		say(NOTE, "blkback", "write backendtype=qdisk into the disk lines of guests that ringdisk shall serve",
+		doctor_say(NOTE, "blkback", "write backendtype=qdisk into the disk lines of guests that ringdisk shall serve",
 		    "the kernel's xen-blkback serves %u disk(s): xl gives it raw files and block devices", disks);
 	else if (is_there("/sys/module/xen_blkback"))
-		say(NOTE, "blkback", "write backendtype=qdisk into the disk lines of guests that ringdisk shall serve",
+		doctor_say(NOTE, "blkback", "write backendtype=qdisk into the disk lines of guests that ringdisk shall serve",
 		    "the kernel's xen-blkback is there: xl will give it raw files and block devices");
 	else
-		say(FINE, "blkback", NULL, "the kernel's xen-blkback is not loaded");
+		doctor_say(FINE, "blkback", NULL, "the kernel's xen-blkback is not loaded");
+}
+
+/*
+ * Grant copy is how a backend moves data, and two advisories let a guest use it against the host. The running Xen
+ * says when it was built; before a fix was known it cannot have been in it.
+ */
+static void check_advisories(void)
+{
+	static const char fix[] = "install the security updates of Xen and reboot";
+	char date[64];
+	struct tm tm = {0};
+	int built;
+
+	content("/sys/hypervisor/compilation/compile_date", date, sizeof(date));
+	/* "Wed Nov  4 16:52:28 UTC 2026": the zone stands in the middle, where strptime knows none. */
+	if (strlen(date) < 20 || !strptime(date, "%a %b %d %H:%M:%S", &tm)) {
+		doctor_say(NOTE, "advisories", "compare the version in xl info with XSA-500 and XSA-523",
+		           "Xen does not say when it was built");
+		return;
+	}
+	built = atoi(strrchr(date, ' ') + 1) * 10000 + (tm.tm_mon + 1) * 100 + tm.tm_mday;
+	if (built < FIXED_XSA_500)
+		doctor_say(PROBLEM, "advisories", fix,
+		           "Xen is of %s: before XSA-500, by which a guest's grant copy attacks the host", date);
+	else if (built < FIXED_XSA_523)
+		doctor_say(NOTE, "advisories", fix,
+		           "Xen is of %s: probably without the fix of XSA-523 (grant copy)", date);
+	else
+		doctor_say(FINE, "advisories", NULL, "Xen is of %s, after XSA-500 and XSA-523", date);
 }
 
 static void check_limit(const char *what, const char *path, long long wanted, const char *fix)
@@ -208,9 +236,9 @@ static void check_limit(const char *what, const char *path, long long wanted, co
 	long long value = number(path);
 
 	if (value >= 0 && value < wanted)
-		say(PROBLEM, what, fix, "%s is %lld; %lld is better", path, value, wanted);
+		doctor_say(PROBLEM, what, fix, "%s is %lld; %lld is better", path, value, wanted);
 	else if (value >= 0)
-		say(FINE, what, NULL, "%s is %lld", path, value);
+		doctor_say(FINE, what, NULL, "%s is %lld", path, value);
 }
 
 static void check_limits(void)
@@ -218,11 +246,11 @@ static void check_limits(void)
 	long long used = number("/proc/sys/fs/aio-nr"), max = number("/proc/sys/fs/aio-max-nr");
 
 	if (used >= 0 && max >= 0 && max - used < AIO_WANTED)
-		say(PROBLEM, "aio", "sysctl -w fs.aio-max-nr=1048576, and a line in /etc/sysctl.d",
+		doctor_say(PROBLEM, "aio", "sysctl -w fs.aio-max-nr=1048576, and a line in /etc/sysctl.d",
 		    "%lld of %lld events for asynchronous I/O are taken; a disk with cache=none takes %d",
 		    used, max, AIO_PER_DISK);
 	else if (max >= 0)
-		say(FINE, "aio", NULL, "%lld events for asynchronous I/O are free", max - used);
+		doctor_say(FINE, "aio", NULL, "%lld events for asynchronous I/O are free", max - used);
 	check_limit("maps", "/proc/sys/vm/max_map_count", MAPS_WANTED,
 	            "sysctl -w vm.max_map_count=262144, and a line in /etc/sysctl.d");
 	check_limit("files", "/proc/sys/fs/nr_open", OPEN_WANTED,
@@ -235,7 +263,7 @@ static void check_limits(void)
 static void check_run(void)
 {
 	char mounts[8192], full[4096], *line, *save;
-	FILE *file = fopen(below_root("/proc/mounts", full, sizeof(full)), "re");
+	FILE *file = fopen(doctor_path("/proc/mounts", full, sizeof(full)), "re");
 	size_t n = file ? fread(mounts, 1, sizeof(mounts) - 1, file) : 0;
 
 	mounts[n] = 0;
@@ -244,10 +272,10 @@ static void check_run(void)
 	for (line = strtok_r(mounts, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
 		if (!strstr(line, " /run tmpfs "))
 			continue;
-		say(FINE, "run", NULL, "/run is a tmpfs");
+		doctor_say(FINE, "run", NULL, "/run is a tmpfs");
 		return;
 	}
-	say(PROBLEM, "run", "mount a tmpfs on /run",
+	doctor_say(PROBLEM, "run", "mount a tmpfs on /run",
 	    "/run is no tmpfs: what the daemon keeps there must not outlive a reboot");
 }
 
@@ -256,9 +284,9 @@ static void check_drivers(void)
 	unsigned n = count_entries(PLUGINDIR, "", ".so");
 
 	if (n)
-		say(FINE, "drivers", NULL, "%u file(s) in %s", n, PLUGINDIR);
+		doctor_say(FINE, "drivers", NULL, "%u file(s) in %s", n, PLUGINDIR);
 	else
-		say(PROBLEM, "drivers", "install ringdisk completely", "there are no image drivers in %s", PLUGINDIR);
+		doctor_say(PROBLEM, "drivers", "install ringdisk completely", "there are no image drivers in %s", PLUGINDIR);
 }
 
 static void check_daemon(void)
@@ -268,9 +296,9 @@ static void check_daemon(void)
 	if (*root)
 		return;
 	if (!err)
-		say(FINE, "daemon", NULL, "ringdiskd answers on %s", ctl_socket());
+		doctor_say(FINE, "daemon", NULL, "ringdiskd answers on %s", ctl_socket());
 	else
-		say(PROBLEM, "daemon", "systemctl start ringdisk", "%s: %s", ctl_socket(), strerror(-err));
+		doctor_say(PROBLEM, "daemon", "systemctl start ringdisk", "%s: %s", ctl_socket(), strerror(-err));
 }
 
 /* ---- the verb ---------------------------------------------------------------------------------------- */
@@ -310,6 +338,8 @@ static int run(int argc, char **argv)
 		check_node("/dev/xen/xenbus", "modprobe xenfs");
 		check_store();
 		check_blkback();
+		doctor_guests();
+		check_advisories();
 	}
 	check_limits();
 	check_run();

@@ -13,6 +13,8 @@ make_host()
 	touch "$host"/dev/xen/{evtchn,gntdev,xenbus} "$host/run/xenstored/socket" "$host/$plugins/raw.so"
 	echo xen >"$host/sys/hypervisor/type"
 	echo control_d >"$host/proc/xen/capabilities"
+	mkdir "$host/sys/hypervisor/compilation"
+	echo 'Wed Nov  4 16:52:28 UTC 2026' >"$host/sys/hypervisor/compilation/compile_date"
 	echo 1024 >"$host/proc/sys/fs/aio-nr"
 	echo 65536 >"$host/proc/sys/fs/aio-max-nr"
 	echo 1048576 >"$host/proc/sys/fs/nr_open"
@@ -59,6 +61,47 @@ doctor 0 "xen-blkback serves 2 disk(s)" "write backendtype=qdisk"
 make_host
 mkdir "$host/sys/module/xen_blkback"
 doctor 0 "xen-blkback is there" "write backendtype=qdisk"
+
+# Raw files of guests: only those that xl would give to blkback, each with the line to write.
+make_host
+mkdir -p "$host/etc/xen" "$host/var/lib/xen"
+cat >"$host/etc/xen/one.cfg" <<'END'
+# disk = [ '/srv/comment.img,raw,xvda,w' ]
+name = "one"
+disk = [ '/srv/one.img,raw,xvda,rw', "file:/srv/two.img,xvdb,w",   # a comment, with 'quotes'
+         'format=raw, vdev=xvdc, access=ro, target=/srv/a,b=c.img',
+         'vdev=xvdd,format=raw,backendtype=qdisk,target=/srv/ours.img',
+         'vdev=xvde,format=qcow2,target=/srv/ours.qcow2',
+         'vhd:/srv/ours.vhd,xvdf,w', '/dev/vg/block,raw,xvdg,rw', 'phy:/dev/vg/block,xvdh,w',
+         '/srv/cd.iso,raw,xvdi,cdrom', 'vdev=xvdj,script=block-mine,target=/srv/script.img',
+         'vdev=xvdk,backend=storage,format=raw,target=/srv/elsewhere.img',
+         'vdev=xvdl,target=ringdisk:raw:/srv/forgotten.img' ]
+END
+printf 'name="hvm"\ntype="hvm"\ndisk=["/srv/hvm.img,,hda,w"]\n' >"$host/etc/xen/hvm.cfg"
+printf 'disk = [ "/srv/unfinished.img,raw' >"$host/etc/xen/broken.cfg"
+cat >"$host/var/lib/xen/userdata-d.7.ab000000-0000-0000-0000-000000000007.libxl-json" <<'END'
+{ "c_info": { "type": "pv", "name": "seven" }, "b_info": { }, "disks": [
+  { "pdev_path": "/srv/seven.img", "vdev": "xvda", "format": "raw", "readwrite": 1 },
+  { "pdev_path": "/srv/seven.qcow2", "vdev": "xvdb", "format": "qcow2", "backend": "qdisk", "readwrite": 1 } ] }
+END
+doctor 0 "guest one: xvda /srv/one.img is given to the kernel's blkback (/etc/xen/one.cfg)" \
+	"'vdev=xvda,format=raw,backendtype=qdisk,target=ringdisk:raw:/srv/one.img'"
+says out "-> 'vdev=xvdb,format=raw,backendtype=qdisk,target=ringdisk:raw:/srv/two.img'"
+says out "-> 'vdev=xvdc,format=raw,access=ro,backendtype=qdisk,target=ringdisk:raw:/srv/a,b=c.img'"
+says out "-> 'vdev=xvdl,format=raw,backendtype=qdisk,target=ringdisk:raw:/srv/forgotten.img'"
+says out "guest hvm: hda /srv/hvm.img"
+says out "-> see ringdiskd(8)"
+says out "guest seven: xvda /srv/seven.img is given to the kernel's blkback (it runs, domain 7)"
+says out "-> 'vdev=xvda,format=raw,backendtype=qdisk,target=ringdisk:raw:/srv/seven.img'"
+same "disks that are told of" 6 "$(grep -c "is given to the kernel's blkback" "$tmp/out")"
+
+make_host
+echo 'Sat Nov 29 14:52:25 CET 2025' >"$host/sys/hypervisor/compilation/compile_date"
+doctor 1 "before XSA-500" "install the security updates"
+echo 'Sat Aug  1 13:23:03 UTC 2026' >"$host/sys/hypervisor/compilation/compile_date"
+doctor 0 "probably without the fix of XSA-523" "install the security updates"
+echo yesterday >"$host/sys/hypervisor/compilation/compile_date"
+doctor 0 "does not say when it was built"
 
 make_host
 echo 65000 >"$host/proc/sys/fs/aio-nr"
