@@ -181,6 +181,12 @@ static void list_one(struct device *dev, void *arg)
 		                              abi_text(view.abi), "persistent", view.persistent));
 	if (view.geometry.sector_size)
 		json_object_set_new(disk, "geometry", geometry_json(&view.geometry));
+	if (view.exported)
+		json_object_set_new(disk, "nbd",
+		                    json_pack("{s:o, s:i, s:i, s:i, s:b}", "socket", admin_text(view.nbd.socket),
+		                              "clients", (int)view.nbd.clients, "running",
+		                              (int)view.nbd.running, "waiting", (int)view.nbd.waiting, "read_only",
+		                              view.nbd.read_only || !view.writable));
 	if (list->settings)
 		json_object_set_new(disk, "settings", settings_json(&view.settings));
 	json_array_append_new(list->disks, disk);
@@ -758,6 +764,14 @@ static const struct admin_param resize_params[] = {
 	END,
 };
 
+static const struct admin_param export_params[] = {
+	{"disk", ADMIN_STRING, false, false, "the disk, as DOMID/VDEV: 5/xvda"},
+	{"params", ADMIN_STRING, false, false, "or an image that no disk has: driver[,key=value...]:target"},
+	{"socket", ADMIN_STRING, false, false, "a path, or a name in the directory of NBD sockets"},
+	{"read_only", ADMIN_BOOLEAN, false, false, "clients may not write"},
+	END,
+};
+
 static const struct admin_param set_params[] = {
 	{"disk", ADMIN_STRING, true, false, "the disk, as DOMID/VDEV: 5/xvda"},
 	{"key", ADMIN_STRING, true, false, "the setting"},
@@ -785,6 +799,8 @@ const struct admin_verb admin_verbs[] = {
 	{"resize", true, verb_resize, "change the size of a disk's image, and tell the guest", resize_params},
 	{"flush", true, verb_flush, "make durable what a disk has answered", disk_required},
 	{"set", true, verb_set, "change a setting of a disk", set_params},
+	{"export", true, admin_verb_export, "let NBD clients on this host use a disk, or an image", export_params},
+	{"unexport", true, admin_verb_unexport, "drop a disk's NBD clients, and let no more come", disk_required},
 	{"drivers", false, verb_drivers, "the image drivers, and what is wrong with unusable ones", NULL},
 	{"log-level", false, verb_log_level, "show or set how much is logged", log_level_params},
 	{"version", false, verb_version, "the daemon's version, and what it runs on", NULL},

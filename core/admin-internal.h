@@ -45,6 +45,8 @@ struct event;
 json_t *admin_event_json(const struct event *event);
 json_t *admin_lost_json(uint64_t count);
 void admin_verb_stats(struct admin_request *req); /* admin-stats.c */
+void admin_verb_export(struct admin_request *req); /* admin-nbd.c */
+void admin_verb_unexport(struct admin_request *req);
 
 /* What `stats` and `list` answer for all disks, from any thread while the loop is open; NULL without memory. */
 json_t *admin_stats_result(void);

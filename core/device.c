@@ -12,6 +12,10 @@
  * locked, as long as the call does.  Flushing and closing the image at the end are such calls, too: they
  * have a thread ("rd-close"), for which disconnecting waits as long.
  *
+ * NBD clients (nbd.h) work on the image that the connection has, or on one that is opened when the first of them
+ * comes: there is one open image of a disk, counted by who uses it (struct shared).  What stops the ring for a
+ * while stops them, too.
+ *
  * The flush latch (promise 3) is the device's: it outlives reconnects and goes with the device.
  */
 #include "device.h"
@@ -26,6 +30,7 @@
 #include "image.h"
 #include "lock.h"
 #include "log.h"
+#include "nbd.h"
 #include "overlay.h"
 #include "poller.h"
 #include "shm.h"
@@ -57,10 +62,19 @@ struct guest {
 	struct grant_budget grants;
 };
 
-/* Everything that exists only while connected; handed to rd-stuck as a whole when a call hangs. */
+/* The one open image of a disk. */
+struct shared {
+	_Atomic unsigned refs;
+	struct image *image; /* strand; NULL: none now, and whoever uses it is paused */
+};
+
+/* Everything that exists only while connected; handed to rd-stuck as a whole when a call hangs.
+ * That of NBD clients is the same without rings. */
 struct connection {
 	struct device *dev; /* a reference, for the name, the stats and the latch */
-	struct image *image;
+	struct shared *shared;
+	uint32_t block; /* of the image, as the clients were told */
+	struct nbd_export *export; /* handed over with it when a call of its clients hangs */
 	struct hyp_gnt *gnt;
 	struct hyp_evtchn *evtchn;
 	struct poller *poller;
@@ -84,7 +98,8 @@ struct device {
 	struct pool_client strand;
 	struct shm_disk *shm; /* of .stats; NULL: none */
 	struct stats stats;
-	struct throttle throttle; /* the poller's while connected */
+	struct rd_lock throttle_lock; /* RANK_LEAF */
+	struct throttle throttle;     /* throttle_lock */
 	/* A guest can connect and close as often as it likes. */
 	struct log_limit life, opens;
 	_Atomic bool flush_failed;
@@ -93,6 +108,8 @@ struct device {
 	struct rd_lock lock;
 	enum dev_state state;
 	struct connection *conn;
+	struct connection *nbd;    /* while NBD clients use the image */
+	struct nbd_export *export; /* clients may come */
 	unsigned closing;         /* images that are still being closed, without the strand */
 	pthread_cond_t closed;
 	struct settings settings; /* changed by anyone: dev_set */
@@ -187,6 +204,15 @@ struct device *dev_get(uint32_t domid, uint32_t vdev)
 	return ref(find_locked(domid, vdev));
 }
 
+/* "nbd/N" */
+static struct device *get_exported(const char *number)
+{
+	char *end;
+	unsigned long n = number[0] >= '0' && number[0] <= '9' ? strtoul(number, &end, 10) : DEV_MAX_EXPORTS;
+
+	return n < DEV_MAX_EXPORTS && !*end ? dev_get(DEV_NBD_DOMID, (uint32_t)n) : NULL;
+}
+
 struct device *dev_get_by_name(const char *name)
 {
 	const char *slash = strchr(name, '/');
@@ -197,6 +223,8 @@ struct device *dev_get_by_name(const char *name)
 		return NULL;
 	memcpy(dom, name, (size_t)(slash - name));
 	dom[slash - name] = 0;
+	if (!strcmp(dom, "nbd"))
+		return get_exported(slash + 1);
 	/* A domid reads like a device number. */
 	if (dom[0] < '0' || dom[0] > '9' || vdev_parse(dom, &domid) || vdev_parse(slash + 1, &vdev))
 		return NULL;
@@ -236,6 +264,7 @@ static void free_device(struct device *dev)
 	pool_client_drain(&dev->strand);
 	params_free(&dev->parsed);
 	pthread_cond_destroy(&dev->closed);
+	lock_destroy(&dev->throttle_lock);
 	lock_destroy(&dev->lock);
 	lock_acquire(&tab.lock);
 	guest_put_locked(dev->guest);
@@ -342,12 +371,28 @@ static int take_settings(struct params *params, struct settings *settings, char 
 	return 0;
 }
 
+/* Parse a params string, or a line that names our NBD socket and the params string with it. */
+static int parse_params(const char *string, struct params *parsed, char *err, size_t errlen)
+{
+	char *name, *socket;
+	int rc = nbd_uri_parse(string, &name, &socket, err, errlen);
+
+	if (rc == -ENOENT)
+		return params_parse(string, parsed, err, errlen);
+	if (rc)
+		return rc;
+	rc = params_parse(name, parsed, err, errlen);
+	free(name);
+	free(socket);
+	return rc;
+}
+
 /* Parse a params string into parsed and settings.  On failure the reason is in dev->error. */
 static int take_params(struct device *dev, const char *string, struct params *parsed,
 		       struct settings *settings)
 {
 	char err[400] = "";
-	int rc = params_parse(string, parsed, err, sizeof err);
+	int rc = parse_params(string, parsed, err, sizeof err);
 
 	if (!rc) {
 		rc = take_settings(parsed, settings, err, sizeof err);
@@ -384,15 +429,22 @@ static struct device *new_device(const struct dev_spec *spec)
 	dev->settings = spec->settings;
 	list_init(&dev->node);
 	dev->refs = 2; /* the table's, and the caller's */
-	snprintf(dev->name, sizeof dev->name, "%u/%s", spec->domid,
-		 vdev_text(spec->vdev, vdev, sizeof vdev));
+	if (spec->domid == DEV_NBD_DOMID)
+		snprintf(dev->name, sizeof dev->name, "nbd/%u", spec->vdev);
+	else
+		snprintf(dev->name, sizeof dev->name, "%u/%s", spec->domid,
+			 vdev_text(spec->vdev, vdev, sizeof vdev));
 	lock_init(&dev->lock, RANK_DEVICE, "device");
+	lock_init(&dev->throttle_lock, RANK_LEAF, "throttle");
 	log_limit_init(&dev->life, 20, 60000);
 	log_limit_init(&dev->opens, 20, 60000);
 	cond_init_monotonic(&dev->closed);
 	pool_client_init(&dev->strand, tab.env->control, 1);
 	return dev;
 }
+
+static void export_if_wanted(struct device *dev);
+static int end_export(struct device *dev);
 
 int dev_create(const struct dev_spec *spec, struct device **out)
 {
@@ -420,6 +472,7 @@ int dev_create(const struct dev_spec *spec, struct device **out)
 	event_emit(EVENT_ATTACH, dev->name, 0, "%s", spec->params);
 	/* A bad string is an error of the device that the administrator should see, not of its making. */
 	take_params(dev, spec->params, &dev->parsed, &dev->settings);
+	export_if_wanted(dev);
 	*out = dev;
 	return 0;
 }
@@ -429,6 +482,7 @@ void dev_destroy(struct device *dev)
 	bool listed;
 
 	dev_disconnect(dev);
+	end_export(dev);
 	lock_acquire(&tab.lock);
 	listed = !list_empty(&dev->node);
 	list_del(&dev->node);
@@ -510,6 +564,41 @@ static int open_image(struct device *dev, const struct params *params,
 	return err;
 }
 
+static void shared_put(struct shared *shared)
+{
+	if (!shared || atomic_fetch_sub(&shared->refs, 1) != 1)
+		return;
+	img_close(shared->image);
+	free(shared);
+}
+
+/* The open image with a reference: the one that is there, or opened now. */
+static int shared_get(struct device *dev, const struct settings *settings, struct shared **out)
+{
+	struct shared *shared = dev->conn  ? dev->conn->shared
+				: dev->nbd ? dev->nbd->shared
+					   : NULL;
+	struct image *image = NULL;
+	int err = 0;
+
+	if (!shared)
+		shared = calloc(1, sizeof *shared);
+	if (!shared)
+		return -ENOMEM;
+	atomic_fetch_add(&shared->refs, 1);
+	if (!shared->image) {
+		err = open_image(dev, &dev->parsed, settings, 0, &image);
+		lock_acquire(&dev->lock);
+		shared->image = err ? NULL : image;
+		lock_release(&dev->lock);
+	}
+	if (err)
+		shared_put(shared);
+	else
+		*out = shared;
+	return err;
+}
+
 int dev_probe(struct device *dev)
 {
 	struct settings settings = settings_now(dev);
@@ -561,6 +650,7 @@ static struct parse_limits limits_of(const struct device *dev, const struct dev_
 
 static void on_event(void *arg, int what);
 static void wait_for_closing(struct device *dev);
+static void clients_go_on(struct device *dev);
 
 static void unmap_rings(struct connection *c)
 {
@@ -585,7 +675,7 @@ static void connection_free(struct connection *c)
 		ops->evtchn_close(c->evtchn);
 	if (c->gnt)
 		ops->gnt_close(c->gnt);
-	img_close(c->image);
+	shared_put(c->shared);
 	dev_put(c->dev);
 	free(c);
 }
@@ -647,16 +737,17 @@ static int make_poller(struct connection *c, const struct dev_rings *rings,
 		.domid = dev->domid,
 		.vdev = dev->vdev,
 		.workers = tab.env->workers,
-		.image = c->image,
+		.image = c->shared->image,
 		.limits = limits_of(dev, g, settings),
 		.settings = settings,
 		.persistent = rings->persistent && g->persistent,
-		.serial = !(img_info(c->image)->caps & RD_CAP_PARALLEL),
+		.serial = !(img_info(c->shared->image)->caps & RD_CAP_PARALLEL),
 		.direct = settings->value[SET_CACHE] == CACHE_NONE,
 		.memory = &dev->guest->memory,
 		.grants = &dev->guest->grants,
 		.stats = &dev->stats,
 		.throttle = &dev->throttle,
+		.throttle_lock = &dev->throttle_lock,
 		.flush_failed = &dev->flush_failed,
 		.event = on_event,
 		.arg = dev,
@@ -684,11 +775,14 @@ static int build_connection(struct device *dev, const struct dev_rings *rings,
 		return -ENOMEM;
 	c->dev = ref(dev);
 	settings.value[SET_MAX_INDIRECT_SEGMENTS] = rings->max_indirect;
+	/* As it was opened, if NBD clients were first. */
+	if (dev->nbd)
+		settings.value[SET_CACHE] = dev->nbd->settings.value[SET_CACHE];
 	c->settings = settings;
-	err = open_image(dev, &dev->parsed, &settings, 0, &c->image);
+	err = shared_get(dev, &settings, &c->shared);
 	if (err)
 		goto err_free;
-	geometry_of(dev, img_info(c->image), &settings, geometry);
+	geometry_of(dev, img_info(c->shared->image), &settings, geometry);
 	err = map_rings(c, rings);
 	if (!err)
 		err = make_poller(c, rings, &settings, geometry);
@@ -733,6 +827,8 @@ int dev_connect(struct device *dev, const struct dev_rings *rings, struct dev_ge
 	dev->abi = rings->abi;
 	dev->persistent = rings->persistent && geometry->persistent;
 	lock_release(&dev->lock);
+	clients_go_on(dev);
+	export_if_wanted(dev);
 	log_limited(&dev->life, LOG_LVL_INFO, LOG_DEVICE, "connected: %s, %s, %llu sectors, %u ring(s) of %u page(s)%s",
 		 dev->params, dev->writable ? "read-write" : "read-only",
 		 (unsigned long long)geometry->sectors, rings->count, 1u << rings->order,
@@ -748,9 +844,10 @@ static void flush_at_end(struct connection *c)
 {
 	int err;
 
-	if (!c->image || !img_writable(c->image) || atomic_load(&c->dev->flush_failed))
+	if (!c->shared || !c->shared->image || !img_writable(c->shared->image) ||
+	    atomic_load(&c->dev->flush_failed))
 		return;
-	err = img_flush(c->image);
+	err = img_flush(c->shared->image);
 	if (!err)
 		return;
 	atomic_store(&c->dev->flush_failed, true);
@@ -804,8 +901,8 @@ static void *flush_and_close(void *arg)
 
 	log_set_prefix(dev->name);
 	flush_at_end(c);
-	img_close(c->image);
-	c->image = NULL;
+	shared_put(c->shared);
+	c->shared = NULL;
 	lock_acquire(&dev->lock);
 	c->closed = true;
 	abandoned = c->abandoned;
@@ -884,6 +981,7 @@ int dev_disconnect(struct device *dev)
 	dev->geometry = (struct dev_geometry){0};
 	lock_release(&dev->lock);
 	event_emit(EVENT_DISCONNECT, dev->name, 0, "%s", err ? "a driver call does not return" : "");
+	clients_go_on(dev);
 	if (err)
 		return give_up(c);
 	poller_fail_parked(c->poller);
@@ -902,15 +1000,49 @@ int dev_disconnect(struct device *dev)
 static void set_state(struct device *dev, enum dev_state state)
 {
 	LOCK_SCOPE(&dev->lock);
-	if (dev->conn && dev->state != DEV_BROKEN)
+	if (!dev->conn && state == DEV_CONNECTED)
+		state = DEV_IDLE; /* only NBD clients use it */
+	if ((dev->conn || dev->nbd) && dev->state != DEV_BROKEN)
 		dev->state = state;
 }
 
-/* The connection, if its state is one of the two. */
+/* The connection, if its state is one of the two; without a guest that of NBD clients, which is as good as
+ * connected when it is not paused. */
 static struct connection *connection_in(struct device *dev, enum dev_state a, enum dev_state b)
 {
+	enum dev_state state;
+
 	LOCK_SCOPE(&dev->lock);
-	return dev->state == a || dev->state == b ? dev->conn : NULL;
+	state = dev->state == DEV_IDLE ? DEV_CONNECTED : dev->state;
+	if (state != a && state != b)
+		return NULL;
+	return dev->conn ? dev->conn : dev->nbd;
+}
+
+/* NBD clients, after whatever stopped them, if there is an image to go on. */
+static void clients_go_on(struct device *dev)
+{
+	struct image *image = dev->nbd ? dev->nbd->shared->image : NULL;
+
+	if (dev->export && (image || !dev->nbd))
+		nbd_export_resume(dev->export, image);
+}
+
+/* Nothing new starts, and nothing runs, of the ring and of NBD clients; or all goes on as before. */
+static int hold(struct device *dev, struct connection *c)
+{
+	long long deadline = monotonic_ms() + PAUSE_MS;
+	int err = c->poller ? poller_pause(c->poller, deadline) : 0;
+
+	if (!err && dev->export)
+		err = nbd_export_pause(dev->export, deadline);
+	if (!err)
+		return 0;
+	if (c->poller)
+		poller_resume(c->poller, NULL, NULL, false, false);
+	if (dev->export)
+		nbd_export_resume(dev->export, NULL);
+	return err;
 }
 
 int dev_pause(struct device *dev)
@@ -922,9 +1054,8 @@ int dev_pause(struct device *dev)
 		dev_set_error(dev, "not connected: nothing to pause");
 		return -ENOTCONN;
 	}
-	err = poller_pause(c->poller, monotonic_ms() + PAUSE_MS);
+	err = hold(dev, c);
 	if (err) {
-		poller_resume(c->poller, NULL, NULL, false, false);
 		dev_set_error(dev, "requests have not finished in %d s: not paused", PAUSE_MS / 1000);
 		return err;
 	}
@@ -939,8 +1070,11 @@ static void go_on(struct device *dev, struct connection *c)
 {
 	struct parse_limits limits = limits_of(dev, &dev->geometry, &c->settings);
 
-	poller_resume(c->poller, c->image, &limits, c->settings.value[SET_CACHE] == CACHE_NONE,
-		      !(img_info(c->image)->caps & RD_CAP_PARALLEL));
+	clients_go_on(dev);
+	if (!c->poller)
+		return;
+	poller_resume(c->poller, c->shared->image, &limits, c->settings.value[SET_CACHE] == CACHE_NONE,
+		      !(img_info(c->shared->image)->caps & RD_CAP_PARALLEL));
 }
 
 /* The guest cannot be told of another sector size while it runs. */
@@ -948,11 +1082,36 @@ static int fits_guest(struct device *dev, const struct image *image)
 {
 	uint32_t block = img_info(image)->logical_block;
 
-	if (block <= dev->geometry.sector_size)
+	if (dev->geometry.sector_size && block > dev->geometry.sector_size)
+		dev_set_error(dev, "the new image has blocks of %u bytes, the guest was told %u", block,
+			      dev->geometry.sector_size);
+	else if (dev->nbd && block > dev->nbd->block)
+		dev_set_error(dev, "the new image has blocks of %u bytes, NBD clients were told %u", block,
+			      dev->nbd->block);
+	else
 		return 0;
-	dev_set_error(dev, "the new image has blocks of %u bytes, the guest was told %u", block,
-		      dev->geometry.sector_size);
 	return -EINVAL;
+}
+
+/* Somebody else still has the image when a call of an earlier connection hangs: then it cannot be closed. */
+static int check_shared(struct device *dev, struct connection *c)
+{
+	unsigned ours = (dev->conn != NULL) + (dev->nbd != NULL);
+
+	if (atomic_load(&c->shared->refs) <= ours)
+		return 0;
+	dev_set_error(dev, "a driver call does not return; the image is still in use");
+	return -EBUSY;
+}
+
+/* Tell those who run what has been set. */
+static void apply_locked(struct device *dev)
+{
+	lock_assert_held(&dev->lock);
+	if (dev->conn)
+		poller_apply(dev->conn->poller, &dev->settings);
+	if (dev->export)
+		nbd_export_apply(dev->export, &dev->settings);
 }
 
 /* Take the new image into use; the old one is closed. */
@@ -964,15 +1123,17 @@ static void adopt(struct device *dev, struct connection *c, struct image *image,
 	geometry_of(dev, img_info(image), settings, &g);
 	c->settings.value[SET_CACHE] = settings->value[SET_CACHE];
 	lock_acquire(&dev->lock);
-	c->image = image;
+	c->shared->image = image;
 	params_free(&dev->parsed);
 	dev->parsed = *parsed;
 	free(dev->params);
 	dev->params = params;
 	dev->settings = *settings;
-	poller_apply(c->poller, settings);
-	dev->geometry.sectors = g.sectors;
-	dev->geometry.discard = g.discard;
+	apply_locked(dev);
+	if (dev->conn) {
+		dev->geometry.sectors = g.sectors;
+		dev->geometry.discard = g.discard;
+	}
 	lock_release(&dev->lock);
 }
 
@@ -980,7 +1141,7 @@ static void adopt(struct device *dev, struct connection *c, struct image *image,
 static void set_image(struct connection *c, struct image *image)
 {
 	LOCK_SCOPE(&c->dev->lock);
-	c->image = image;
+	c->shared->image = image;
 }
 
 /* The old image was closed to make way; without it the disk cannot go on. */
@@ -1008,7 +1169,7 @@ static int reopen_old(struct device *dev, struct connection *c)
 
 static void close_old(struct connection *c)
 {
-	struct image *image = c->image;
+	struct image *image = c->shared->image;
 
 	if (!image)
 		return;
@@ -1035,7 +1196,7 @@ static int open_new(struct device *dev, const struct params *parsed, const struc
 		dev_set_error(dev, "an image of this kind cannot have %llu bytes", (unsigned long long)size);
 		err = -EINVAL;
 	}
-	if (!err && dev->geometry.sector_size)
+	if (!err)
 		err = fits_guest(dev, *image);
 	if (!err)
 		return 0;
@@ -1069,7 +1230,7 @@ static int take_new_params(struct device *dev, const char *string, struct params
 static int swap_image(struct device *dev, struct connection *c, const char *string,
 		      const struct overlay *overlay)
 {
-	uint64_t size = c->image ? img_info(c->image)->size : 0;
+	uint64_t size = c->shared->image ? img_info(c->shared->image)->size : 0;
 	struct settings settings = settings_now(dev);
 	struct image *image = NULL;
 	struct params parsed;
@@ -1106,7 +1267,7 @@ static int pause_if_full(struct device *dev)
 	struct connection *c = connection_in(dev, DEV_CONNECTED, DEV_CONNECTED);
 	struct poller_view view = {0};
 
-	if (!c || atomic_load(&dev->flush_failed))
+	if (!c || !c->poller || atomic_load(&dev->flush_failed))
 		return 0;
 	poller_look(c->poller, &view);
 	return view.parked ? dev_pause(dev) : 0;
@@ -1124,8 +1285,10 @@ int dev_unpause(struct device *dev, const char *params)
 		dev_set_error(dev, "not paused");
 		return -EINVAL;
 	}
-	err = params ? swap_image(dev, c, params, NULL) : 0;
-	if (!err && !c->image)
+	err = params ? check_shared(dev, c) : 0;
+	if (!err && params)
+		err = swap_image(dev, c, params, NULL);
+	if (!err && !c->shared->image)
 		err = -ENOENT;
 	if (err) {
 		char why[512];
@@ -1186,11 +1349,13 @@ static int swap_running(struct device *dev, struct connection *c, const char *st
 			const struct overlay *overlay)
 {
 	bool paused = dev_state(dev) == DEV_PAUSED;
-	int err = paused ? 0 : poller_pause(c->poller, monotonic_ms() + PAUSE_MS);
+	int err = check_shared(dev, c);
 
+	if (err)
+		return err;
+	err = paused ? 0 : hold(dev, c);
 	if (err) {
 		dev_set_error(dev, "requests have not finished in %d s: nothing was changed", PAUSE_MS / 1000);
-		poller_resume(c->poller, NULL, NULL, false, false);
 		return err;
 	}
 	/* While there is a way back: nothing may stand on an image that has lost something. */
@@ -1200,7 +1365,7 @@ static int swap_running(struct device *dev, struct connection *c, const char *st
 		err = swap_image(dev, c, string, overlay);
 	if (paused)
 		return err;
-	if (c->image)
+	if (c->shared->image)
 		go_on(dev, c);
 	else
 		set_state(dev, DEV_PAUSED);
@@ -1282,18 +1447,17 @@ int dev_refresh(struct device *dev, struct dev_geometry *geometry)
 	bool paused = connection_in(dev, DEV_PAUSED, DEV_PAUSED) != NULL;
 	int changed, err = 0;
 
-	if (!c || !c->image)
+	if (!c || !c->shared->image)
 		return 0;
-	changed = img_refresh(c->image);
+	changed = img_refresh(c->shared->image);
 	if (changed > 0) {
 		if (!paused)
-			err = poller_pause(c->poller, monotonic_ms() + PAUSE_MS);
+			err = hold(dev, c);
 		lock_acquire(&dev->lock);
-		dev->geometry.sectors = img_info(c->image)->size / SECTOR;
+		if (dev->conn)
+			dev->geometry.sectors = img_info(c->shared->image)->size / SECTOR;
 		lock_release(&dev->lock);
-		if (!paused && err)
-			poller_resume(c->poller, NULL, NULL, false, false);
-		else if (!paused)
+		if (!paused && !err)
 			go_on(dev, c);
 		log_info(LOG_DEVICE, "size is now %llu sectors",
 			 (unsigned long long)dev->geometry.sectors);
@@ -1357,14 +1521,14 @@ static int resize_idle(struct device *dev, uint64_t size, bool shrink)
 
 static void take_size(struct device *dev, struct connection *c)
 {
-	uint64_t sectors = img_info(c->image)->size / SECTOR;
-	bool changed = sectors != dev->geometry.sectors;
+	uint64_t sectors = img_info(c->shared->image)->size / SECTOR;
+	bool changed = dev->conn && sectors != dev->geometry.sectors;
 
+	if (!changed)
+		return;
 	lock_acquire(&dev->lock);
 	dev->geometry.sectors = sectors;
 	lock_release(&dev->lock);
-	if (!changed)
-		return;
 	log_info(LOG_DEVICE, "size is now %llu sectors", (unsigned long long)sectors);
 	event_emit(EVENT_RESIZE, dev->name, sectors * SECTOR, "%s", "");
 	if (tab.env->notify)
@@ -1379,18 +1543,20 @@ int dev_resize(struct device *dev, uint64_t size, bool shrink)
 
 	if (!c)
 		return resize_idle(dev, size, shrink);
-	if (!c->image) {
+	if (!c->shared->image) {
 		dev_set_error(dev, "it has no image now");
 		return -ENOENT;
 	}
 	if (!paused)
-		err = poller_pause(c->poller, monotonic_ms() + PAUSE_MS);
-	if (err)
+		err = hold(dev, c);
+	if (err) {
 		dev_set_error(dev, "requests have not finished in %d s: not resized", PAUSE_MS / 1000);
-	else if (size)
-		err = resize_image(dev, c->image, size, shrink);
+		return err;
+	}
+	if (size)
+		err = resize_image(dev, c->shared->image, size, shrink);
 	else
-		err = MIN(img_refresh(c->image), 0);
+		err = MIN(img_refresh(c->shared->image), 0);
 	if (!err)
 		take_size(dev, c);
 	if (!paused)
@@ -1405,8 +1571,8 @@ int dev_size(struct device *dev, uint64_t *size)
 	struct image *image;
 	int err;
 
-	if (c && c->image) {
-		*size = img_info(c->image)->size;
+	if (c && c->shared->image) {
+		*size = img_info(c->shared->image)->size;
 		return 0;
 	}
 	wait_for_closing(dev);
@@ -1423,9 +1589,9 @@ int dev_flush(struct device *dev)
 	struct connection *c = connection_in(dev, DEV_CONNECTED, DEV_PAUSED);
 	int err;
 
-	if (!c || !c->image || !img_writable(c->image))
+	if (!c || !c->shared->image || !img_writable(c->shared->image))
 		return 0;
-	err = atomic_load(&dev->flush_failed) ? -EIO : img_flush(c->image);
+	err = atomic_load(&dev->flush_failed) ? -EIO : img_flush(c->shared->image);
 	if (!err)
 		return 0;
 	atomic_store(&dev->flush_failed, true);
@@ -1499,6 +1665,262 @@ static void on_event(void *arg, int what)
 		tab.env->notify(dev, event, tab.env->notify_arg);
 }
 
+/* --- NBD clients -------------------------------------------------------------------------------------------- */
+
+static struct connection *nbd_connection(struct device *dev)
+{
+	struct settings settings = settings_now(dev);
+	struct connection *c = calloc(1, sizeof *c);
+	int err = c ? 0 : -ENOMEM;
+
+	if (!c) {
+		dev_set_error(dev, "out of memory");
+		return NULL;
+	}
+	if (dev->conn)
+		settings.value[SET_CACHE] = dev->conn->settings.value[SET_CACHE];
+	c->dev = ref(dev);
+	c->settings = settings;
+	err = shared_get(dev, &settings, &c->shared);
+	if (!err)
+		return c;
+	connection_free(c);
+	return NULL;
+}
+
+/* [strand] The first client has come. */
+static void open_for_nbd(struct device *dev, void *arg)
+{
+	struct connection *c;
+	char why[512];
+
+	(void)arg;
+	if (!dev->export || !nbd_export_wanted(dev->export))
+		return;
+	if (!dev->conn)
+		wait_for_closing(dev);
+	c = dev->nbd ? dev->nbd : nbd_connection(dev);
+	if (!c) {
+		dev_error(dev, why, sizeof why);
+		nbd_export_fail(dev->export, why[0] ? why : "the image cannot be opened");
+		log_limited(&dev->life, LOG_LVL_ERR, LOG_DEVICE, "cannot open the image for NBD clients: %s", why);
+		return;
+	}
+	c->block = img_info(c->shared->image)->logical_block;
+	lock_acquire(&dev->lock);
+	dev->nbd = c;
+	lock_release(&dev->lock);
+	nbd_export_start(dev->export, c->shared->image, &c->settings);
+}
+
+/* The image goes, if nobody else has it.  Takes dev->nbd. */
+static int close_for_nbd(struct device *dev, long long deadline)
+{
+	struct connection *c = dev->nbd;
+
+	lock_acquire(&dev->lock);
+	dev->nbd = NULL;
+	if (!dev->conn)
+		dev->state = DEV_IDLE;
+	lock_release(&dev->lock);
+	return close_image(c, deadline);
+}
+
+/* [strand] The last client is gone. */
+static void leave_nbd(struct device *dev, void *arg)
+{
+	(void)arg;
+	if (!dev->nbd || !dev->export || !nbd_export_stop(dev->export))
+		return;
+	close_for_nbd(dev, monotonic_ms() + drain_ms());
+	if (!dev->conn)
+		clients_go_on(dev); /* those to come */
+}
+
+/* From rd-nbd. */
+static int want_image(void *arg, bool wanted)
+{
+	return dev_submit(arg, wanted ? open_for_nbd : leave_nbd, NULL);
+}
+
+/* On failure the reason is in err. */
+static int make_export(struct device *dev, const char *alias, const char *socket, bool read_only, char *err,
+		       size_t errlen)
+{
+	const struct nbd_export_config config = {
+		.name = dev->name,
+		.alias = alias,
+		.socket = socket,
+		.read_only = read_only,
+		.workers = tab.env->workers,
+		.stats = &dev->stats,
+		.throttle = &dev->throttle,
+		.throttle_lock = &dev->throttle_lock,
+		.flush_failed = &dev->flush_failed,
+		.want = want_image,
+		.arg = dev,
+	};
+	struct nbd_export *export;
+	int rc = nbd_export_create(&config, &export, err, errlen);
+
+	if (rc)
+		return rc;
+	lock_acquire(&dev->lock);
+	dev->export = export;
+	lock_release(&dev->lock);
+	return 0;
+}
+
+/* The name of a disk's own socket, unless somebody chooses another. */
+static void default_socket(const struct device *dev, char *name, size_t len)
+{
+	const char *slash = strchr(dev->name, '/');
+
+	snprintf(name, len, "%.*s-%s", (int)(slash - dev->name), dev->name, slash + 1);
+}
+
+/* The setting nbd=on, or params that name our socket. */
+static void export_if_wanted(struct device *dev)
+{
+	char *alias = NULL, *socket = NULL, name[DEV_NAME_LEN], err[256];
+	int rc;
+
+	if (dev->export || dev->domid == DEV_NBD_DOMID)
+		return;
+	default_socket(dev, name, sizeof name);
+	if (nbd_uri_parse(dev->params, &alias, &socket, err, sizeof err) &&
+	    !settings_now(dev).value[SET_NBD])
+		return;
+	rc = make_export(dev, alias, socket ? socket : name, false, err, sizeof err);
+	if (rc) {
+		dev_set_error(dev, "not exported: %s", err);
+		log_err(LOG_DEVICE, "%s: not exported: %s", dev->name, err);
+	}
+	free(alias);
+	free(socket);
+}
+
+/* "rd-stuck": until the call of an NBD client comes back, if it ever does. */
+static void *wait_for_stuck_client(void *arg)
+{
+	struct connection *c = arg;
+
+	log_set_prefix(c->dev->name);
+	nbd_export_close(c->export, -1);
+	nbd_export_free(c->export);
+	flush_at_end(c);
+	connection_free(c);
+	return NULL;
+}
+
+static int give_up_clients(struct device *dev, struct nbd_export *export)
+{
+	struct connection *c = dev->nbd;
+	pthread_t thread;
+
+	log_err(LOG_DEVICE, "%s: a driver call for an NBD client has not returned in %u ms: the image stays open and "
+		"locked until it does", dev->name, drain_ms());
+	lock_acquire(&dev->lock);
+	dev->nbd = NULL;
+	lock_release(&dev->lock);
+	if (!c)
+		return -ETIMEDOUT;
+	c->export = export;
+	if (thread_start(&thread, "rd-stuck", wait_for_stuck_client, c))
+		log_err(LOG_DEVICE, "no thread to wait for it: what hangs is never freed");
+	else
+		pthread_detach(thread);
+	return -ETIMEDOUT;
+}
+
+/* Drop the clients, and the socket; the image, too, if no guest has it. */
+static int end_export(struct device *dev)
+{
+	long long deadline = monotonic_ms() + drain_ms();
+	struct nbd_export *export = dev->export;
+	int err;
+
+	if (!export)
+		return 0;
+	lock_acquire(&dev->lock);
+	dev->export = NULL;
+	lock_release(&dev->lock);
+	err = nbd_export_close(export, deadline);
+	if (err)
+		return give_up_clients(dev, export);
+	nbd_export_free(export);
+	return dev->nbd ? close_for_nbd(dev, deadline) : 0;
+}
+
+int dev_export(struct device *dev, const char *socket, bool read_only)
+{
+	char name[DEV_NAME_LEN], err[300];
+	struct nbd_view view;
+	int rc;
+
+	if (dev->export) {
+		nbd_export_look(dev->export, &view);
+		dev_set_error(dev, "it is exported already, on %s", view.socket);
+		return -EEXIST;
+	}
+	default_socket(dev, name, sizeof name);
+	rc = make_export(dev, NULL, socket ? socket : name, read_only, err, sizeof err);
+	dev_set_error(dev, "%s", rc ? err : "");
+	if (rc)
+		return rc;
+	nbd_export_look(dev->export, &view);
+	log_info(LOG_DEVICE, "exported on %s%s", view.socket, read_only ? ", read-only" : "");
+	return 0;
+}
+
+int dev_unexport(struct device *dev)
+{
+	int err;
+
+	if (!dev->export) {
+		dev_set_error(dev, "it is not exported");
+		return -EINVAL;
+	}
+	err = end_export(dev);
+	log_info(LOG_DEVICE, "not exported any more");
+	return err;
+}
+
+int dev_create_export(const char *params, bool writable, const struct settings *settings, struct device **dev)
+{
+	struct dev_spec spec = {
+		.domid = DEV_NBD_DOMID,
+		.kind = "nbd",
+		.params = params,
+		.writable = writable,
+		.settings = *settings,
+	};
+	int err;
+
+	do
+		err = dev_create(&spec, dev);
+	while (err == -EEXIST && ++spec.vdev < DEV_MAX_EXPORTS);
+	return err;
+}
+
+static void end_exported(struct device *dev, void *arg)
+{
+	(void)arg;
+	dev_destroy(dev);
+}
+
+static void submit_end(struct device *dev, void *arg)
+{
+	(void)arg;
+	if (dev->domid == DEV_NBD_DOMID)
+		dev_submit(dev, end_exported, NULL);
+}
+
+void devtab_end_exports(void)
+{
+	dev_for_each(submit_end, NULL);
+}
+
 /* --- looking ------------------------------------------------------------------------------------------------ */
 
 uint32_t dev_domid(const struct device *dev)
@@ -1554,6 +1976,9 @@ void dev_look(struct device *dev, struct dev_view *view)
 	snprintf(view->driver, sizeof view->driver, "%s",
 		 dev->parsed.driver ? dev->parsed.driver->name : "");
 	snprintf(view->error, sizeof view->error, "%s", dev->error);
+	if (dev->export)
+		nbd_export_look(dev->export, &view->nbd);
+	view->exported = dev->export != NULL;
 	if (!dev->conn)
 		return;
 	/* Rank order: the poller's locks come after the device's. */
@@ -1567,8 +1992,11 @@ void dev_look(struct device *dev, struct dev_view *view)
 
 int dev_counters(struct device *dev, const struct rd_facts *facts)
 {
+	struct connection *c;
+
 	LOCK_SCOPE(&dev->lock);
-	return dev->conn && dev->conn->image ? img_counters(dev->conn->image, facts) : -ENOTCONN;
+	c = dev->conn ? dev->conn : dev->nbd;
+	return c && c->shared->image ? img_counters(c->shared->image, facts) : -ENOTCONN;
 }
 
 /* Who sets one of these, to whatever value, has seen that requests failed, and says what shall be from now on. */
@@ -1586,17 +2014,17 @@ int dev_set(struct device *dev, const char *key, const char *value, enum setting
 
 	LOCK_SCOPE(&dev->lock);
 	rc = settings_set(&dev->settings, key, value, origin, err, errlen);
-	if (rc || !dev->conn)
+	if (rc)
 		return rc;
-	if (says_what_waits(key))
+	if (dev->conn && says_what_waits(key))
 		poller_try_again(dev->conn->poller);
-	poller_apply(dev->conn->poller, &dev->settings);
+	apply_locked(dev);
 	return 0;
 }
 
 void dev_reload(struct device *dev, const struct settings_rules *rules)
 {
 	LOCK_SCOPE(&dev->lock);
-	if (settings_reload(&dev->settings, rules, dev->name, dev->params) && dev->conn)
-		poller_apply(dev->conn->poller, &dev->settings);
+	if (settings_reload(&dev->settings, rules, dev->name, dev->params))
+		apply_locked(dev);
 }

@@ -23,6 +23,7 @@
 #define RD_DEVICE_H
 
 #include "hyp.h"
+#include "nbd.h"
 #include "pool.h"
 #include "ring.h"
 #include "settings.h"
@@ -35,6 +36,9 @@
 
 #define DEV_MAX_QUEUES 8u
 #define DEV_NAME_LEN   24 /* "32751/xvdzz" and the extended ones */
+/* Disks that no guest has, only NBD clients: "nbd/0".  DOMID_SELF, which is nobody's number. */
+#define DEV_NBD_DOMID   0x7ff0u
+#define DEV_MAX_EXPORTS 256u
 
 enum dev_state { DEV_IDLE, DEV_CONNECTED, DEV_PAUSED, DEV_BROKEN };
 const char *dev_state_text(enum dev_state state);
@@ -160,6 +164,22 @@ int dev_size(struct device *dev, uint64_t *size);
  * 0 also without a connection: then nothing is left to flush. */
 int dev_flush(struct device *dev);
 
+/* --- NBD (nbd.h) --------------------------------------------------------------------------------- */
+
+/*
+ * A disk with nbd=on, or whose params name our socket, is exported from its making to its end.  Its clients use the
+ * image that the guest uses, before the guest does and after it; what pauses the disk pauses them.
+ */
+/* [strand] Let clients come.  socket: a path, or a name in the directory of NBD sockets; NULL: by the disk's
+ * name.  -EEXIST: they may already.  On failure dev_error has the reason. */
+int dev_export(struct device *dev, const char *socket, bool read_only);
+/* [strand] Drop them.  -ETIMEDOUT: a call of theirs hangs, and keeps the image open. */
+int dev_unexport(struct device *dev);
+/* As dev_create, of a disk that has no guest and no node: it ends by dev_destroy. */
+int dev_create_export(const char *params, bool writable, const struct settings *settings, struct device **dev);
+/* Queue the end of all of these. */
+void devtab_end_exports(void);
+
 /* --- looking at it; any thread ----------------------------------------------------------------- */
 uint32_t dev_domid(const struct device *dev);
 uint32_t dev_vdev(const struct device *dev);
@@ -184,6 +204,8 @@ struct dev_view {
 	bool persistent;
 	unsigned inflight, parked;
 	uint64_t memory, grants;      /* bytes of buffers, pages mapped */
+	bool exported;
+	struct nbd_view nbd;          /* if it is */
 	bool flush_failed;            /* promise 3: the latch is set */
 	struct settings settings;
 };

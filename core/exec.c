@@ -554,6 +554,12 @@ static int data_blocking(struct exec *x, struct request *req)
 	return img_writev(x->image, vec, cnt, req->offset);
 }
 
+static int zero_blocking(struct exec *x, struct request *req)
+{
+	return img_write_zeroes(x->image, req->offset, req->length,
+				req->flags & REQ_NO_HOLE ? 0 : RD_ZERO_MAY_UNMAP);
+}
+
 static int run_blocking(struct exec *x, struct request *req)
 {
 	int err = 0;
@@ -569,7 +575,8 @@ static int run_blocking(struct exec *x, struct request *req)
 	if (atomic_load(x->flush_failed))
 		return -EIO;
 	err = req->kind == REQ_DISCARD ? img_discard(x->image, req->offset, req->length)
-				       : data_blocking(x, req);
+	      : req->kind == REQ_ZERO	? zero_blocking(x, req)
+					: data_blocking(x, req);
 	if (!err && req->flags & REQ_POSTFLUSH)
 		err = flush_image(x, req);
 	return err;

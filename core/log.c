@@ -40,7 +40,8 @@ static const char *const subsystems[LOG_SUBSYS_COUNT] = {
 	[LOG_XENBUS] = "xenbus", [LOG_DEVICE] = "device", [LOG_POLLER] = "poller",
 	[LOG_EXEC] = "exec",     [LOG_IMAGE] = "image",   [LOG_DRIVER] = "driver",
 	[LOG_POOL] = "pool",     [LOG_RING] = "ring",     [LOG_GRANTS] = "grants",
-	[LOG_IO] = "io",         [LOG_HYP] = "hyp",       [LOG_TEST] = "test",
+	[LOG_IO] = "io",         [LOG_HYP] = "hyp",       [LOG_NBD] = "nbd",
+	[LOG_TEST] = "test",
 };
 
 _Atomic unsigned char log_levels_[LOG_SUBSYS_COUNT] = {

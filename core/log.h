@@ -35,6 +35,7 @@ enum log_subsys {
 	LOG_GRANTS,
 	LOG_IO,
 	LOG_HYP,
+	LOG_NBD,
 	LOG_TEST,
 	LOG_SUBSYS_COUNT
 };

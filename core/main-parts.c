@@ -12,6 +12,7 @@
 #include "hyp.h"
 #include "image.h"
 #include "log.h"
+#include "nbd.h"
 #include "pool.h"
 #include "redo.h"
 #include "shm.h"
@@ -126,6 +127,22 @@ static void stop_shm(struct parts *p)
 	shm_end();
 }
 
+/* Beside the admin socket. */
+static int start_nbd(struct parts *p)
+{
+	const char *socket = p->config->control_socket, *slash = strrchr(socket, '/');
+	char dir[PATH_MAX];
+
+	snprintf(dir, sizeof(dir), "%.*s/nbd", (int)(slash - socket), socket);
+	return nbd_start(dir, p->config->control_group);
+}
+
+static void stop_nbd(struct parts *p)
+{
+	(void)p;
+	nbd_stop();
+}
+
 static int start_devices(struct parts *p)
 {
 	const struct dev_env env = {
@@ -142,6 +159,7 @@ static int start_devices(struct parts *p)
 
 static void stop_devices(struct parts *p)
 {
+	devtab_end_exports();
 	p->stuck = !devtab_destroy();
 }
 
@@ -253,6 +271,7 @@ static const struct part table[] = {
 	{ "the hypervisor", start_hyp, stop_hyp },
 	{ "the threads", start_pools, stop_pools },
 	{ "the statistics", start_shm, stop_shm },
+	{ "the NBD server", start_nbd, stop_nbd },
 	{ "the disks", start_devices, stop_devices },
 	{ "the store", start_xenbus, stop_xenbus },
 	{ "the admin socket", start_admin, stop_admin },

@@ -92,6 +92,7 @@ struct poller {
 	unsigned passes;
 	unsigned spurious;  /* events in a row that brought nothing */
 	int unmask;         /* port to unmask when all is served, or -1 */
+	bool limited;       /* there is a limit */
 	uint64_t wake_at;   /* somebody waits for the limits until then; 0: nobody */
 	uint64_t halted_at; /* since when there are some with REQ_HALT; 0: there are none */
 	unsigned first;     /* ring to begin with */

@@ -40,7 +40,9 @@ void limits_update(struct poller *p)
 	for (unsigned i = 0; i < THROTTLE_LIMITS; i++)
 		limits.rate[i] = atomic_load_explicit(&p->limit[i], memory_order_relaxed);
 	limits.burst_ms = atomic_load_explicit(&p->burst, memory_order_relaxed);
+	LOCK_SCOPE(p->cfg.throttle_lock);
 	throttle_set(p->cfg.throttle, &limits, now_ns());
+	p->limited = p->cfg.throttle->any;
 }
 
 /* Somebody must wait for so long. */
@@ -66,15 +68,17 @@ unsigned limits_room(struct poller *p, uint64_t now)
 {
 	uint64_t wait, room;
 
-	if (!p->cfg.throttle->any)
+	if (!p->limited)
 		return EXEC_BATCH;
+	lock_acquire(p->cfg.throttle_lock);
 	wait = throttle_wait_any(p->cfg.throttle, now);
+	room = throttle_room(p->cfg.throttle);
+	lock_release(p->cfg.throttle_lock);
 	if (wait) {
 		stats_add(p->cfg.stats->throttled, 1);
 		come_back(p, now, wait);
 		return 0;
 	}
-	room = throttle_room(p->cfg.throttle);
 	return (unsigned)MIN(MAX(room, 1u), EXEC_BATCH);
 }
 
@@ -93,9 +97,11 @@ bool limits_allow(struct poller *p, const struct request *req, uint64_t now)
 {
 	uint64_t wait;
 
-	if (!p->cfg.throttle->any || !is_limited(req))
+	if (!p->limited || !is_limited(req))
 		return true;
+	lock_acquire(p->cfg.throttle_lock);
 	wait = throttle_wait(p->cfg.throttle, is_write(req), now);
+	lock_release(p->cfg.throttle_lock);
 	if (wait)
 		come_back(p, now, wait);
 	return !wait;
@@ -103,9 +109,10 @@ bool limits_allow(struct poller *p, const struct request *req, uint64_t now)
 
 void limits_pay(struct poller *p, const struct request *req)
 {
-	if (p->cfg.throttle->any && is_limited(req))
-		throttle_pay(p->cfg.throttle, is_write(req),
-			     req->kind == REQ_DISCARD ? 0 : req->length);
+	if (!p->limited || !is_limited(req))
+		return;
+	LOCK_SCOPE(p->cfg.throttle_lock);
+	throttle_pay(p->cfg.throttle, is_write(req), req->kind == REQ_DISCARD ? 0 : req->length);
 }
 
 void limits_queue(struct pring *r, struct request *req)

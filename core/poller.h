@@ -52,7 +52,8 @@ struct poller_config {
 	struct buf_budget *memory;
 	struct grant_budget *grants;
 	struct stats *stats;
-	struct throttle *throttle; /* the device's, so that a reconnect brings no new burst; poller only */
+	struct throttle *throttle; /* the device's, so that a reconnect brings no new burst */
+	struct rd_lock *throttle_lock; /* NBD clients share it */
 	_Atomic bool *flush_failed;
 	void (*event)(void *arg, int what); /* POLLER_*: from the poller or a worker, no lock held */
 	void *arg;

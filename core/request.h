@@ -22,13 +22,15 @@
 
 #define REQ_MAX_SEGS 256u /* of an indirect request; what we advertise at most */
 
-enum req_kind { REQ_READ, REQ_WRITE, REQ_FLUSH, REQ_DISCARD };
+/* REQ_ZERO comes from no ring (blkif has no such operation), only from NBD. */
+enum req_kind { REQ_READ, REQ_WRITE, REQ_FLUSH, REQ_DISCARD, REQ_ZERO };
 
 /* What else a request asks for. */
 #define REQ_PREFLUSH  (1u << 0) /* make earlier writes durable first */
 #define REQ_POSTFLUSH (1u << 1) /* be durable before the answer */
 #define REQ_BARRIER   (1u << 2) /* nothing before it may be running, nothing after it may start */
 #define REQ_INDIRECT  (1u << 3)
+#define REQ_NO_HOLE   (1u << 4) /* REQ_ZERO: its space is not to be given back */
 /* Where it stands. */
 #define REQ_COPIED_IN (1u << 8)  /* the data to write is in .buf */
 #define REQ_PREFLUSHED (1u << 9) /* the flush that comes first is done */

@@ -205,6 +205,11 @@ static const struct setting table[SET_NKEYS] = {
 		.live = true,
 		.help = "milliseconds of these limits that an idle disk saves up",
 	},
+	[SET_NBD] = {
+		.name = "nbd",
+		.choices = off_on,
+		.help = "NBD clients on this host may use the disk, by a unix socket",
+	},
 };
 
 static const char *const origins[] = {

@@ -56,6 +56,7 @@ enum setting_key {
 	SET_BPS_READ,
 	SET_BPS_WRITE,
 	SET_BURST,                 /* burst=MS: what is saved up of these */
+	SET_NBD,                   /* nbd=off|on: exported on a socket */
 	SET_NKEYS
 };
 

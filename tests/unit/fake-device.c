@@ -262,6 +262,37 @@ int dev_size(struct device *dev, uint64_t *size)
 	return 0;
 }
 
+int dev_probe(struct device *dev)
+{
+	return dev->err;
+}
+
+int dev_export(struct device *dev, const char *socket, bool read_only)
+{
+	(void)socket;
+	(void)read_only;
+	return dev->err;
+}
+
+int dev_unexport(struct device *dev)
+{
+	return dev->err;
+}
+
+int dev_create_export(const char *params, bool writable, const struct settings *settings, struct device **dev)
+{
+	(void)params;
+	(void)writable;
+	(void)settings;
+	(void)dev;
+	return -ENOMEM;
+}
+
+void dev_destroy(struct device *dev)
+{
+	(void)dev;
+}
+
 int dev_flush(struct device *dev)
 {
 	return dev->err;
