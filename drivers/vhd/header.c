@@ -1,8 +1,10 @@
 /*
  * The header of dynamic and differencing disks, and tapdisk's batmap.
  *
- * Both are read at open, checked whole, and kept. The header is written only by resize and set_backing, all that
- * they change at once being in its first sector, or in locators of which another one stays valid.
+ * Both are read at open, checked whole, and kept. The header has two sectors and one checksum, so that it is never
+ * written over (resize, set_backing): a new one is written elsewhere, and the footers, of one sector each, say where.
+ * Both headers are good until both footers have changed, so that it matters to nobody which of them he believes.
+ * Then the same is done once more, to have it where everybody has it: behind the footer's copy.
  *
  * The batmap says which blocks have all their bits set, so that tapdisk need not read their bitmaps. We read the
  * bitmaps: a wrong batmap costs us nothing. But we keep it right: at close it is written with what is known, and
@@ -178,11 +180,86 @@ int header_read(struct vhd *v)
 	return r ? r : -EINVAL;
 }
 
-int header_write(struct vhd *v, const struct header *h)
-{
-	int r = file_write(v, h->raw, HDR_LENGTH, v->footer.data_offset);
+/* ---- another header ------------------------------------------------------------------------------------ */
 
-	return r ? r : v->host->file_flush(v->file);
+#define HOME FTR_LENGTH
+
+static bool block_meets(struct vhd *v, uint64_t offset, uint64_t length)
+{
+	bool meets = false;
+
+	meta_rdlock(v->meta);
+	for (uint32_t i = 0; i < v->blocks && !meets; i++)
+		meets = bat_used(v->bat[i]) &&
+			ranges_meet(offset, length, (uint64_t)v->bat[i] * SECTOR, block_bytes(v));
+	meta_rdunlock(v->meta);
+	return meets;
+}
+
+static bool place_free(struct vhd *v, uint64_t at)
+{
+	return at + HDR_LENGTH <= v->h.table_offset && !header_meets(v, at, HDR_LENGTH) &&
+	       !block_meets(v, at, HDR_LENGTH);
+}
+
+uint64_t header_spare(struct vhd *v, uint64_t otherwise)
+{
+	static const uint64_t places[] = { HOME, HOME + HDR_LENGTH, 4 * SECTOR };
+
+	for (unsigned i = 0; i < ARRAY_SIZE(places); i++)
+		if (place_free(v, places[i]))
+			return places[i];
+	return otherwise;
+}
+
+/* What memory says follows what the footer at the end says, also when the copy then could not be written. */
+static int switch_to(struct vhd *v, const struct header *h, struct footer *f, uint64_t at)
+{
+	int r = file_write(v, h->raw, HDR_LENGTH, at);
+
+	r = r ? r : v->host->file_flush(v->file);
+	if (r)
+		return r;
+	f->data_offset = at;
+	r = footers_update(v, f, alloc_end(v));
+	if (v->footer.data_offset == at)
+		v->h = *h;
+	return r;
+}
+
+/* A part of the file that was the header's: nobody's now, if the present one does not have it, too. */
+static void punch_old(struct vhd *v, uint64_t offset, uint64_t length)
+{
+	if (range_inside(offset, length, alloc_end(v)) && !header_meets(v, offset, length))
+		v->host->file_punch(v->file, offset, length);
+}
+
+int header_switch(struct vhd *v, struct header *h, struct footer *f, uint64_t spare, bool settle)
+{
+	uint64_t at = v->footer.data_offset;
+	struct header old = v->h;
+	int r;
+
+	header_encode(h);
+	r = switch_to(v, h, f, spare);
+	if (!r && settle && spare != HOME && place_free(v, HOME))
+		r = switch_to(v, h, f, HOME);
+	if (r)
+		return r;
+	punch_old(v, at, HDR_LENGTH);
+	punch_old(v, spare, HDR_LENGTH);
+	for (unsigned i = 0; i < LOCATORS; i++)
+		if (locator_counts(&old.loc[i]))
+			punch_old(v, old.loc[i].offset, old.loc[i].space);
+	return 0;
+}
+
+int header_settle(struct vhd *v)
+{
+	struct footer f = v->footer;
+	struct header h = v->h;
+
+	return f.data_offset != HOME && place_free(v, HOME) ? header_switch(v, &h, &f, HOME, true) : 0;
 }
 
 /* ---- the batmap ---------------------------------------------------------------------------------------- */

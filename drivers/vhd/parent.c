@@ -335,55 +335,56 @@ int parent_identify(const struct rd_host *host, struct rd_file *from, const char
 
 /* ---- another parent ------------------------------------------------------------------------------------ */
 
-/* Where the locators' data goes: where it is, if that is large enough, or else before the first block. */
-static int locator_area(struct vhd *v, uint64_t *offset)
+static uint64_t behind_tables(const struct vhd *v)
 {
-	const struct locator *loc = v->h.loc;
-	struct claim all;
-	int r;
+	uint64_t end = v->h.table_offset + bat_bytes(v->h.entries);
 
-	*offset = loc[0].offset;
-	if (loc[0].code && loc[0].offset >= FTR_LENGTH && loc[0].space == PARENT_AREA / 3 &&
-	    loc[1].offset == *offset + PARENT_AREA / 3 && loc[1].space == PARENT_AREA / 3 &&
-	    loc[2].offset == *offset + 2 * (PARENT_AREA / 3) && loc[2].space == PARENT_AREA / 3)
-		return 0;
-	*offset = align_up(header_end(v), 4096);
-	claims_take(&v->claims, &all, 0, UINT64_MAX);
-	r = make_room(v, *offset + PARENT_AREA);
-	claims_give(&v->claims, &all);
-	return r;
+	if (v->batmap.there) {
+		end = MAX(end, v->batmap.header + BMH_LENGTH);
+		end = MAX(end, v->batmap.offset + v->batmap.bytes);
+	}
+	return align_up(end, 4096);
 }
 
-/* Locators first, then the header that counts on them, then the footers, if the type changes. When the parent goes the
- * footers are first: a differencing disk without a parent's name cannot be opened, a dynamic one with a name can. */
+/* Where the locators' data goes: behind the tables, but not where the present ones are, which count until the new
+ * header takes over. So they alternate between two places. */
+static uint64_t locator_area(const struct vhd *v)
+{
+	uint64_t start = behind_tables(v);
+
+	for (unsigned round = 0; round < LOCATORS; round++)
+		for (unsigned i = 0; i < LOCATORS; i++) {
+			const struct locator *loc = &v->h.loc[i];
+
+			if (loc->code && loc->space && loc->space <= LOCATOR_BYTES_MAX &&
+			    ranges_meet(start, PARENT_AREA, loc->offset, loc->space))
+				start = align_up(loc->offset + loc->space, 4096);
+		}
+	return ranges_meet(start, PARENT_AREA, v->footer.data_offset, HDR_LENGTH)
+		       ? align_up(v->footer.data_offset + HDR_LENGTH, 4096)
+		       : start;
+}
+
+/* Locators' data, if there is any, to where it was made room for; then the header that counts on them, and the type,
+ * take over in one step. */
 static int write_parent(struct vhd *v, struct header *h, const uint8_t *data, uint64_t offset, uint32_t type)
 {
+	uint64_t end = MAX(header_end(v), data ? offset + PARENT_AREA : 0), spare = header_spare(v, end);
 	struct footer f = v->footer;
-	int r = 0;
+	int r = make_room(v, spare == end ? end + HDR_LENGTH : end);
 
-	if (data)
+	if (!r && data)
 		r = file_write(v, data, PARENT_AREA, offset);
-	r = r ? r : v->host->file_flush(v->file);
 	f.type = type;
-	if (!r && type == TYPE_DYNAMIC && v->footer.type != type)
-		r = footers_update(v, &f, alloc_end(v));
-	if (r)
-		return r;
-	header_encode(h);
-	r = header_write(v, h);
-	if (r)
-		return r;
-	v->h = *h;
-	return v->footer.type == type ? 0 : footers_update(v, &f, alloc_end(v));
+	return r ? r : header_switch(v, h, &f, spare, true);
 }
 
 static int set_parent(struct vhd *v, const char *name, struct header *h)
 {
 	uint8_t *data = malloc(PARENT_AREA);
-	uint64_t offset = 0;
-	int r = data ? locator_area(v, &offset) : -ENOMEM;
+	uint64_t offset = locator_area(v);
+	int r = data ? parent_encode(h, name, offset, data, PARENT_AREA) : -ENOMEM;
 
-	r = r ? r : parent_encode(h, name, offset, data, PARENT_AREA);
 	if (r == -EILSEQ || r == -ENAMETOOLONG)
 		v->host->log(v->host, RD_LOG_ERR, "%s: the parent's path is too long, or is no UTF-8", v->path);
 	r = r ? r : write_parent(v, h, data, offset, TYPE_DIFFERENCING);

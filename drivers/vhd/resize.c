@@ -3,11 +3,14 @@
  *
  * Growing a dynamic disk inside of its BAT changes the footers only. When the BAT must grow, it grows in place, as
  * tapdisk's library expects everything that is not a block before all blocks: the blocks that are in the way move to
- * other places first (make_room). Then locators, BAT and batmap are written, then the header says so, then the
- * footers: the one at the end, and the copy. A crash leaves the old size or the new one.
+ * other places first (make_room). Then locators are copied to behind what there will be, and a header that names the
+ * copies takes over; its footer knows of no batmap, as the BAT grows over that. Then BAT and batmap are written, the
+ * next header takes over that says how long they are, and at last the footers say the size. A crash leaves the old
+ * size or the new one.
  *
- * A block moves under claims on the whole disk, so that no entry and no bit changes; writes in place are turned
- * away from it, those that had begun are waited for, its bytes are copied, and then its entry changes.
+ * A block moves under a claim on it, so that its entry and its bits stay; writes in place are turned away from it,
+ * those that had begun are waited for, its bytes are copied, and then its entry changes. The rest is done under a claim
+ * on the whole disk: only what must become a new block, or a part of one, waits for it.
  *
  * What can go wrong: no room. Before the header is written nothing has changed that anybody can see.
  *
@@ -108,9 +111,9 @@ static int switch_block(struct vhd *v, uint32_t block, uint64_t from, uint64_t t
 	return r;
 }
 
-static int move_block(struct vhd *v, uint32_t block)
+/* With a claim on it. */
+static int move_block(struct vhd *v, uint32_t block, uint64_t from)
 {
-	uint64_t from = (uint64_t)v->bat[block] * SECTOR;
 	struct slot slot;
 	int r = alloc_take(v, &slot);
 
@@ -127,16 +130,57 @@ static int move_block(struct vhd *v, uint32_t block)
 	return r;
 }
 
+/* Whoever has got a place before alloc_forbid() has used it, or given it back. */
+static void wait_for_claims(struct vhd *v)
+{
+	struct claim all;
+
+	claims_take(&v->claims, &all, 0, UINT64_MAX);
+	claims_give(&v->claims, &all);
+}
+
+static bool in_the_way(struct vhd *v, uint32_t block, uint64_t end, uint64_t *at)
+{
+	*at = (uint64_t)v->bat[block] * SECTOR;
+	return bat_used(v->bat[block]) && *at < end;
+}
+
+/* From this block on; v->blocks: none. */
+static uint32_t next_in_the_way(struct vhd *v, uint32_t block, uint64_t end)
+{
+	uint64_t at;
+
+	meta_rdlock(v->meta);
+	while (block < v->blocks && !in_the_way(v, block, end, &at))
+		block++;
+	meta_rdunlock(v->meta);
+	return block;
+}
+
+static int clear_block(struct vhd *v, uint32_t block, uint64_t end)
+{
+	uint64_t start = (uint64_t)block << v->block_bits, at;
+	struct claim claim;
+	bool moves;
+	int r = 0;
+
+	claims_take(&v->claims, &claim, start, start + v->block);
+	meta_rdlock(v->meta);
+	moves = in_the_way(v, block, end, &at);
+	meta_rdunlock(v->meta);
+	if (moves)
+		r = move_block(v, block, at);
+	claims_give(&v->claims, &claim);
+	return r;
+}
+
 int make_room(struct vhd *v, uint64_t end)
 {
-	uint32_t moved = 0;
 	int r = alloc_forbid(v, end);
 
-	for (uint32_t i = 0; i < v->blocks && !r; i++)
-		if (bat_used(v->bat[i]) && (uint64_t)v->bat[i] * SECTOR < end) {
-			r = move_block(v, i);
-			moved++;
-		}
+	wait_for_claims(v);
+	for (uint32_t i = 0; !r && (i = next_in_the_way(v, i, end)) < v->blocks; i++)
+		r = clear_block(v, i, end);
 	/* Nothing of the old places may be punched later, when something else is there. */
 	return r ? r : drain(v);
 }
@@ -202,7 +246,8 @@ static int write_fill(struct vhd *v, uint8_t byte, uint64_t offset, uint64_t end
 struct layout {
 	struct header h;
 	struct batmap batmap;
-	uint64_t end;
+	uint64_t end; /* behind it a header has room */
+	bool grows;   /* else all this is not needed */
 	bool locators_move;
 };
 
@@ -253,10 +298,9 @@ static int plan_layout(const struct vhd *v, uint32_t blocks, struct layout *l)
 	return 0;
 }
 
-/* Copies of the locators' data where they will be; then the header names those. */
-static int move_locators(struct vhd *v, struct layout *l)
+/* Copies of the locators' data where they will be. */
+static int copy_locators(struct vhd *v, struct layout *l, struct header *h)
 {
-	struct header h = v->h;
 	uint8_t *buf = malloc(LOCATOR_BYTES_MAX);
 	int r = buf ? 0 : -ENOMEM;
 
@@ -267,17 +311,28 @@ static int move_locators(struct vhd *v, struct layout *l)
 			continue;
 		r = file_read(v, buf, from->space, from->offset);
 		r = r ? r : file_write(v, buf, from->space, to->offset);
-		h.loc[i] = *to;
+		h->loc[i] = *to;
 	}
 	free(buf);
-	r = r ? r : v->host->file_flush(v->file);
-	if (r)
-		return r;
-	header_encode(&h);
-	r = header_write(v, &h);
-	if (!r)
-		v->h = h;
 	return r;
+}
+
+/* What the BAT will grow over is named by nobody any more. */
+static int step_aside(struct vhd *v, struct layout *l)
+{
+	struct footer f = v->footer;
+	struct header h = v->h;
+	int r = copy_locators(v, l, &h);
+
+	if (r || (!l->locators_move && !l->batmap.there))
+		return r;
+	/* Only tapdisk's images have a batmap. The size is said in the same way. */
+	if (l->batmap.there) {
+		memcpy(f.creator, "win ", 4);
+		f.creator_version = 0x000a0000;
+		f.creator_os = CREATOR_OS_WINDOWS;
+	}
+	return header_switch(v, &h, &f, header_spare(v, l->end), false);
 }
 
 static int write_new_batmap(struct vhd *v, struct layout *l)
@@ -309,50 +364,58 @@ static void adopt_batmap(struct vhd *v, struct layout *l)
 	meta_end(v->meta);
 }
 
-/* Everything that the new header names. */
-static int write_layout(struct vhd *v, struct layout *l)
+/* After a failure on the way: what there may be in the file has no bit set, or is not looked at. */
+static void drop_batmap(struct vhd *v)
+{
+	meta_wrlock(v->meta);
+	free(v->batmap.bits);
+	v->batmap = (struct batmap){ .there = false };
+	meta_end(v->meta);
+}
+
+static bool has_stepped(const struct vhd *v, const struct layout *l)
+{
+	return memcmp(v->footer.creator, CREATOR_TAP, 4) != 0 || v->h.entries == l->h.entries;
+}
+
+/* With claims on the whole disk. What stands where it will be is out of the way. */
+static int grow_bat(struct vhd *v, struct layout *l)
 {
 	uint64_t old_end = v->h.table_offset + bat_bytes(v->h.entries);
-	int r = make_room(v, l->end);
+	struct footer f = v->footer;
+	int r = step_aside(v, l);
 
-	if (!r && l->locators_move)
-		r = move_locators(v, l);
 	r = r ? r : write_fill(v, 0xff, old_end, v->h.table_offset + bat_bytes(l->h.entries));
 	if (!r && l->batmap.there)
 		r = write_new_batmap(v, l);
-	return r ? r : v->host->file_flush(v->file);
-}
-
-/* Where locators were before is nobody's now. */
-static void punch_locators(struct vhd *v, const struct header *old)
-{
-	for (unsigned i = 0; i < LOCATORS; i++) {
-		const struct locator *loc = &old->loc[i];
-
-		if (locator_moves(loc) && range_inside(loc->offset, loc->space, alloc_end(v)) &&
-		    !header_meets(v, loc->offset, loc->space))
-			v->host->file_punch(v->file, loc->offset, loc->space);
-	}
-}
-
-static int grow_bat(struct vhd *v, uint32_t blocks)
-{
-	struct header old = v->h;
-	struct layout l = { 0 };
-	int r = plan_layout(v, blocks, &l);
-
-	r = r ? r : write_layout(v, &l);
-	header_encode(&l.h);
-	r = r ? r : header_write(v, &l.h);
+	if (!r)
+		r = header_switch(v, &l->h, &f, header_spare(v, l->end), true);
 	if (r) {
-		free(l.batmap.bits);
+		free(l->batmap.bits);
+		if (l->batmap.there && has_stepped(v, l))
+			drop_batmap(v);
 		return r;
 	}
-	v->h = l.h;
-	if (l.batmap.there)
-		adopt_batmap(v, &l);
-	punch_locators(v, &old);
+	if (l->batmap.there)
+		adopt_batmap(v, l);
 	return 0;
+}
+
+/* Without claims: where the BAT, and all behind it, will be, is nothing else. */
+static int prepare_bat(struct vhd *v, uint32_t blocks, struct layout *l)
+{
+	struct claim all;
+	int r;
+
+	l->grows = blocks > v->h.entries || (v->batmap.there && v->batmap.bytes * 8ull < blocks);
+	if (!l->grows)
+		return 0;
+	/* The allocator writes footers, too. */
+	claims_take(&v->claims, &all, 0, UINT64_MAX);
+	r = header_settle(v);
+	claims_give(&v->claims, &all);
+	r = r ? r : plan_layout(v, blocks, l);
+	return r ? r : make_room(v, l->end + HDR_LENGTH);
 }
 
 /* ---- sizes --------------------------------------------------------------------------------------------- */
@@ -421,13 +484,13 @@ static int zero_new(struct vhd *v, uint64_t from, uint64_t to)
 	return r;
 }
 
-static int grow_dynamic(struct vhd *v, uint64_t size)
+static int grow_dynamic(struct vhd *v, uint64_t size, struct layout *l)
 {
 	uint32_t blocks = (uint32_t)blocks_of(size, v->block);
 	int r = clear_spare(v, blocks);
 
-	if (!r && (blocks > v->h.entries || (v->batmap.there && v->batmap.bytes * 8ull < blocks)))
-		r = grow_bat(v, blocks);
+	if (!r && l->grows)
+		r = grow_bat(v, l);
 	r = r ? r : resize_tables(v, blocks);
 	r = r ? r : zero_new(v, v->size, size);
 	r = r ? r : meta_checkpoint(v->meta);
@@ -449,8 +512,9 @@ static int shrink_dynamic(struct vhd *v, uint64_t size)
 
 static int resize_dynamic(struct vhd *v, uint64_t size)
 {
+	struct layout l = { 0 };
 	struct claim all;
-	int r;
+	int r = 0;
 
 	if (v->damaged)
 		return -EROFS;
@@ -460,8 +524,12 @@ static int resize_dynamic(struct vhd *v, uint64_t size)
 		v->host->log(v->host, RD_LOG_ERR, "%s: cannot be resized without its parent", v->path);
 		return -EOPNOTSUPP;
 	}
+	if (size > v->size)
+		r = prepare_bat(v, (uint32_t)blocks_of(size, v->block), &l);
+	if (r)
+		return r;
 	claims_take(&v->claims, &all, 0, UINT64_MAX);
-	r = size > v->size ? grow_dynamic(v, size) : shrink_dynamic(v, size);
+	r = size > v->size ? grow_dynamic(v, size, &l) : shrink_dynamic(v, size);
 	claims_give(&v->claims, &all);
 	return r;
 }

@@ -47,6 +47,9 @@
 #include "format.h"
 
 /* When it is written; see common/meta.h. */
+/* Option footer=: which one is believed where they contradict each other. */
+enum footer_choice { FOOTER_AUTO, FOOTER_END, FOOTER_BEGINNING };
+
 enum vhd_order { ORDER_BITMAP, ORDER_BAT, ORDERS };
 
 /* In bat[] only: the entry in the file is impossible. Reads are EIO. */
@@ -100,6 +103,7 @@ struct vhd {
 	bool damaged;        /* opened for repair only: everything else that writes is refused */
 	bool discard_unmap;  /* option discard= */
 	struct footer footer;
+	enum footer_choice believe;
 	bool end_valid, copy_valid; /* which of the footers is good in the file */
 	struct header h;
 	struct batmap batmap;
@@ -157,7 +161,14 @@ const char *header_parse(const uint8_t raw[HDR_LENGTH], struct header *h);
 void header_encode(struct header *h);
 /* Read and check everything that belongs to a dynamic disk but the BAT. Logs. */
 int header_read(struct vhd *v);
-int header_write(struct vhd *v, const struct header *h);
+/* A place for a header other than where it is now, if there is one before the BAT; else this one, which the caller
+ * has made room at. */
+uint64_t header_spare(struct vhd *v, uint64_t otherwise);
+/* The image says h and f from now on, in one step: the header goes to spare, by header_spare(). What h names is written
+ * already. settle: and then to where others have it. On failure the image says the old or the new, and v which. */
+int header_switch(struct vhd *v, struct header *h, struct footer *f, uint64_t spare, bool settle);
+/* After a crash in between it may be elsewhere. */
+int header_settle(struct vhd *v);
 /* Bytes of a BAT with so many entries, whole sectors. */
 uint64_t bat_bytes(uint32_t entries);
 /* The end of header, BAT, batmap and locators: blocks come behind it. */
@@ -323,7 +334,8 @@ int utf16_encode(const char *in, bool big_endian, uint8_t *out, size_t room);
 void uuid_text(const uint8_t uuid[16], char text[37]);
 bool uuid_is_null(const uint8_t uuid[16]);
 int vhd_resize(void *handle, uint64_t size);
-/* Nothing but header, BAT, batmap and locators before this offset: moves blocks that are in the way. */
+/* Nothing but header, BAT, batmap and locators before this offset: moves blocks that are in the way. Takes a claim on
+ * each of them, so that the caller has none. */
 int make_room(struct vhd *v, uint64_t end);
 int vhd_check(void *handle, uint32_t flags, const struct rd_progress *progress, struct rd_check *result);
 int vhd_create(const struct rd_host *host, const struct rd_create_args *args);

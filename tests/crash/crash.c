@@ -18,6 +18,8 @@
  *	                  what is allocated together, the size of the disk
  *	--fill            the disk is full of data at the start
  *	--made            and --create has seen to that: it finds the data in $1.raw
+ *	--rebase=FORMAT   one more operation: $1.other is recorded as what the image stands on, which --create has
+ *	                  made the same as $1.raw
  *	--keep=PATH       where the state that failed is left
  *
  * A history is run on a real driver, over a file whose every write is recorded (wlog.c). Then the states
@@ -48,7 +50,7 @@
 #define PREFILLED   1 /* values: what is there at the start, then the operations' */
 #define FIRST_VALUE 2
 
-enum kind { OP_WRITE, OP_ZERO, OP_DISCARD, OP_FLUSH, OP_COMPRESSED, OP_GROW };
+enum kind { OP_WRITE, OP_ZERO, OP_DISCARD, OP_FLUSH, OP_COMPRESSED, OP_GROW, OP_REBASE };
 
 struct op {
 	enum kind kind;
@@ -68,7 +70,7 @@ static struct {
 	int drop_flush;
 	uint64_t seed;
 	bool fill, made, no_redo;
-	const char *keep;
+	const char *keep, *rebase;
 } conf = {
 	.format = { .options = "", .block = 4096, .size = 64 * KiB },
 	.depth = 3,
@@ -163,7 +165,7 @@ static void before(struct run *run, const struct op *op, uint16_t value)
 		model_discard(&run->model, op->at, op->count);
 	else if (op->kind == OP_GROW)
 		model_grow(&run->model, run->model.sectors + op->count);
-	else if (op->kind != OP_FLUSH)
+	else if (op->kind != OP_FLUSH && op->kind != OP_REBASE)
 		model_may(&run->model, op->at, op->count, op->kind == OP_ZERO ? VALUE_ZERO : value);
 }
 
@@ -175,7 +177,7 @@ static void after(struct run *run, const struct op *op, uint16_t value)
 		model_grown(&run->model, run->model.sectors + op->count);
 	else if (op->kind == OP_FLUSH)
 		model_flushed(&run->model);
-	else
+	else if (op->kind != OP_REBASE)
 		model_is(&run->model, op->at, op->count, op->kind == OP_ZERO ? VALUE_ZERO : value);
 }
 
@@ -191,6 +193,8 @@ static int perform(struct run *run, const struct op *op, uint16_t value)
 		return img_flush(run->image);
 	case OP_GROW:
 		return img_resize(run->image, (run->model.sectors + op->count) * SECTOR);
+	case OP_REBASE:
+		return img_set_backing(run->image, "live.other", conf.rebase);
 	default:
 		return do_write(run, op, value);
 	}
@@ -345,7 +349,7 @@ static void run_history(struct run *run, const struct op *ops, unsigned count, u
 static void op_set(struct op *op, enum kind kind, uint64_t at, uint64_t count)
 {
 	static const char *const names[] = { "write", "zero",       "discard",
-					     "flush", "compressed", "grow" };
+					     "flush", "compressed", "grow", "rebase" };
 
 	*op = (struct op){ .kind = kind, .at = at, .count = count };
 	snprintf(op->text, sizeof(op->text), "%s %llu+%llu", names[kind], (unsigned long long)at,
@@ -374,6 +378,8 @@ static unsigned alphabet(const struct run *run, struct op *ops)
 		op_set(&ops[n++], OP_COMPRESSED, block, block);
 	if (info->caps & RD_CAP_RESIZE)
 		op_set(&ops[n++], OP_GROW, 0, 3 * block);
+	if (conf.rebase)
+		op_set(&ops[n++], OP_REBASE, 0, 0);
 	return n;
 }
 
@@ -434,7 +440,7 @@ static void random_op(const struct op *letters, unsigned n, uint64_t *sectors, u
 	} else if (op->kind == OP_GROW) {
 		count = conf.format.block / SECTOR / 2;
 		*sectors += count;
-	} else if (op->kind != OP_FLUSH) {
+	} else if (op->kind != OP_FLUSH && op->kind != OP_REBASE) {
 		random_range(*sectors, &at, &count);
 	}
 	op_set(op, op->kind, at, count);
@@ -702,6 +708,7 @@ enum {
 	MADE,
 	KILL,
 	NO_REDO,
+	REBASE,
 	KEEP
 };
 
@@ -759,6 +766,9 @@ static void set_option(int option, const char *value)
 	case MADE:
 		conf.fill = conf.made = true;
 		break;
+	case REBASE:
+		conf.rebase = value;
+		break;
 	case KEEP:
 		conf.keep = value;
 		break;
@@ -787,6 +797,7 @@ static void parse(int argc, char **argv)
 		{ "made", 0, NULL, MADE },
 		{ "kill", 1, NULL, KILL },
 		{ "no-redo", 0, NULL, NO_REDO },
+		{ "rebase", 1, NULL, REBASE },
 		{ "keep", 1, NULL, KEEP },
 		{ NULL, 0, NULL, 0 },
 	};
@@ -814,12 +825,12 @@ static char dir[64] = "/dev/shm/ringdisk-crash.XXXXXX";
 
 static void clean_up(void)
 {
-	char command[600];
+	char command[1200];
 
 	unlink(run.live);
 	unlink(run.state);
 	unlink(run.source);
-	snprintf(command, sizeof(command), "rm -rf '%s'", run.redo);
+	snprintf(command, sizeof(command), "rm -rf '%s' '%s.other'", run.redo, run.live);
 	if (system(command))
 		fprintf(stderr, "crash: %s stays\n", run.redo);
 	rmdir(dir);

@@ -14,3 +14,12 @@ judged --depth=$depth --part=$part --random=$chances --length=10 --all=4 "${vhd[
 
 # A flush that is left out is found.
 found --drop-flush=0 --depth=2 --all=4 "${vhd[@]}"
+
+# A table that grows over what stands behind it, and another parent's name, over a raw one: locators move, and the header
+# is there whole, or the one before it is.
+over='ln "$1.raw" "$1.other"; "$RDIMG" -q --driver-dir "$RD_DRIVERS" create -b live.raw -F raw'
+export RDIMG=$rimg
+judged --depth=1 --all=9 --made --rebase=raw --block=512 --size=524288 \
+	--create="$over -o block-size=512 -o creator=win vhd:\$1" vhd
+judged --depth=2 --part=8 --random="$chances" --length=10 --all=4 --made --rebase=raw --block=4096 --size=65536 \
+	--create="$over -o block-size=4096 -o creator=win vhd:\$1" vhd
