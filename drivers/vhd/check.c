@@ -400,42 +400,104 @@ static int check_blocks(struct job *j)
 
 /* ---- repair -------------------------------------------------------------------------------------------- */
 
+/*
+ * Entries that do not overlap: of those that begin in the same stretch of a block's length there is one at most, so
+ * that whoever overlaps a new one is found in three stretches. A hash table by the stretch's number.
+ */
+struct taken {
+	uint32_t *slot; /* 0: empty; no block begins there */
+	uint32_t mask, sectors;
+};
+
+static uint32_t taken_slot(const struct taken *t, uint32_t stretch)
+{
+	uint32_t i = stretch * 2654435761u & t->mask;
+
+	while (t->slot[i] && t->slot[i] / t->sectors != stretch)
+		i = (i + 1) & t->mask;
+	return i;
+}
+
+static bool is_taken(const struct taken *t, uint32_t entry)
+{
+	uint32_t stretch = entry / t->sectors;
+
+	for (uint32_t s = stretch - (stretch > 0); s <= stretch + 1; s++) {
+		uint32_t other = t->slot[taken_slot(t, s)];
+
+		if (other && (other < entry ? entry - other : other - entry) < t->sectors)
+			return true;
+	}
+	return false;
+}
+
+static void take(struct taken *t, uint32_t entry)
+{
+	t->slot[taken_slot(t, entry / t->sectors)] = entry;
+}
+
+static int taken_init(struct taken *t, const struct vhd *v)
+{
+	uint64_t room = 64;
+
+	while (room < 2ull * v->blocks)
+		room *= 2;
+	*t = (struct taken){
+		.slot = calloc(room, sizeof(*t->slot)),
+		.mask = (uint32_t)(room - 1),
+		.sectors = (uint32_t)(block_bytes(v) / SECTOR),
+	};
+	if (!t->slot)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < v->blocks; i++)
+		if (bat_used(v->bat[i]))
+			take(t, v->bat[i]);
+	return 0;
+}
+
+static int repair_entry(struct job *j, uint32_t block, uint32_t entry)
+{
+	struct vhd *v = j->v;
+	struct meta_slice *slice;
+	int r = bat_pin(v, block, &slice);
+
+	if (r)
+		return r;
+	r = meta_begin(v->meta, 1);
+	if (!r) {
+		bat_set(v, slice, block, entry);
+		full_set(v, block, false);
+		v->batmap.stale = v->batmap.there;
+		meta_end(v->meta);
+	}
+	meta_unpin(v->meta, slice);
+	return r;
+}
+
 /* Impossible entries become unused. Of overlapping blocks the first entry keeps its block. */
 static int repair_bat(struct job *j)
 {
 	struct vhd *v = j->v;
-	uint32_t sectors = (uint32_t)(block_bytes(v) / SECTOR), given = 0;
-	int r = 0;
+	struct taken taken;
+	uint32_t given = 0;
+	int r = taken_init(&taken, v);
 
 	for (uint32_t i = 0; i < v->blocks && !r; i++) {
-		struct meta_slice *slice;
-		uint32_t entry = j->bat[i];
-		bool keep = range_inside((uint64_t)entry * SECTOR, v->bitmap_bytes, j->file) &&
-			    !header_meets(v, (uint64_t)entry * SECTOR, block_bytes(v));
+		uint64_t at = (uint64_t)j->bat[i] * SECTOR;
+		bool keep;
 
 		if (v->bat[i] != BAT_BAD)
 			continue;
-		for (uint32_t k = 0; k < v->blocks && keep; k++)
-			keep = k == i || !bat_used(v->bat[k]) ||
-			       (v->bat[k] < entry ? entry - v->bat[k] : v->bat[k] - entry) >= sectors;
-		r = bat_pin(v, i, &slice);
-		if (r)
-			break;
-		r = meta_begin(v->meta, 1);
-		if (r) {
-			meta_unpin(v->meta, slice);
-			break;
+		keep = range_inside(at, v->bitmap_bytes, j->file) && !header_meets(v, at, block_bytes(v)) &&
+		       !is_taken(&taken, j->bat[i]);
+		r = repair_entry(j, i, keep ? j->bat[i] : BAT_UNUSED);
+		if (keep) {
+			take(&taken, j->bat[i]);
+			j->result->image_end = MAX(j->result->image_end, at + block_bytes(v));
 		}
-		bat_set(v, slice, i, keep ? entry : BAT_UNUSED);
-		if (keep)
-			j->result->image_end =
-				MAX(j->result->image_end, (uint64_t)entry * SECTOR + block_bytes(v));
-		full_set(v, i, false);
-		v->batmap.stale = v->batmap.there;
-		meta_end(v->meta);
-		meta_unpin(v->meta, slice);
 		given++;
 	}
+	free(taken.slot);
 	if (given)
 		fixed_one(j, given, "table of blocks: impossible entries were given up");
 	return r ? r : meta_checkpoint(v->meta);

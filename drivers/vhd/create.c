@@ -245,6 +245,14 @@ static int write_dynamic(struct plan *p)
 	return r ? r : footer_write_at(v, &v->footer, 0);
 }
 
+/* On a device there may be the beginning of a dynamic image, which this one must not be taken for. */
+static int write_fixed(struct plan *p)
+{
+	int r = p->v.host->file_zero(p->v.file, 0, SECTOR, 0);
+
+	return r ? r : footer_write_at(&p->v, &p->v.footer, p->end);
+}
+
 /* The footer comes last; on a device that is the device's end. */
 static int plan_end(struct plan *p)
 {
@@ -282,7 +290,7 @@ static int create(struct plan *p)
 		plan_layout(p);
 	r = plan_end(p);
 	if (!r)
-		r = v->footer.type != TYPE_FIXED ? write_dynamic(p) : footer_write_at(v, &v->footer, p->end);
+		r = v->footer.type != TYPE_FIXED ? write_dynamic(p) : write_fixed(p);
 	return r ? r : v->host->file_flush(v->file);
 }
 

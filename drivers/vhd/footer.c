@@ -201,14 +201,81 @@ static const char *read_copy(struct vhd *v, uint64_t size, struct footer *f, int
 	return wrong ? wrong : f->type == TYPE_FIXED ? "it is of another type" : NULL;
 }
 
-/* Both are valid, but not the same. */
-static const struct footer *choose(struct vhd *v, const struct footer *end, const struct footer *copy)
-{
-	bool same_disk = !memcmp(end->uuid, copy->uuid, sizeof(end->uuid));
+/*
+ * A dynamic image that some writer left without its footer ends with a block, and what looks like a footer there is a
+ * guest's. What stands at the beginning of a dynamic image is never a guest's; of a fixed one it always is.
+ */
 
+/* By the table of blocks that the copy leads to: is the file's last sector a block's? */
+static bool covers_end(struct vhd *v, const struct header *h, uint64_t blocks, uint64_t last)
+{
+	uint64_t length = (uint64_t)MAX(align_up(h->block / SECTOR / 8, SECTOR), SECTOR) + h->block;
+	uint8_t buf[4096];
+
+	for (uint64_t i = 0; i < blocks;) {
+		uint64_t n = MIN(blocks - i, sizeof(buf) / 4);
+
+		if (file_read(v, buf, n * 4, h->table_offset + i * 4))
+			return true;
+		for (uint64_t k = 0; k < n; k++) {
+			uint32_t entry = get_be32(buf + k * 4);
+
+			if (entry != BAT_UNUSED && range_inside(last, SECTOR, (uint64_t)entry * SECTOR + length) &&
+			    last >= (uint64_t)entry * SECTOR)
+				return true;
+		}
+		i += n;
+	}
+	return false;
+}
+
+static bool copy_has_header(struct vhd *v, const struct footer *copy, uint64_t size, struct header *h)
+{
+	uint8_t raw[HDR_LENGTH];
+
+	return copy->data_offset >= FTR_LENGTH && range_inside(copy->data_offset, HDR_LENGTH, size) &&
+	       !file_read(v, raw, HDR_LENGTH, copy->data_offset) && !header_parse(raw, h);
+}
+
+static bool end_is_data(struct vhd *v, const struct footer *copy, uint64_t size)
+{
+	uint64_t blocks;
+	struct header h;
+
+	if (!copy_has_header(v, copy, size, &h))
+		return false;
+	blocks = MIN(blocks_of(footer_disk_size(copy), h.block), (uint64_t)h.entries);
+	return covers_end(v, &h, MIN(blocks, BAT_BYTES_MAX / 4), align_down(size - 1, SECTOR));
+}
+
+/* Both are valid, but not the same, and not of a fixed disk. */
+static const struct footer *choose(struct vhd *v, const struct footer *end, const struct footer *copy, uint64_t size)
+{
+	bool take_end = v->believe == FOOTER_END;
+
+	if (v->believe == FOOTER_AUTO)
+		take_end = !memcmp(end->uuid, copy->uuid, sizeof(end->uuid)) && !end_is_data(v, copy, size);
 	v->host->log(v->host, RD_LOG_WARN, "%s: the two footers differ: %s is used", v->path,
-		     same_disk ? "the one at the end" : "the copy at the beginning");
-	return same_disk ? end : copy;
+		     take_end ? "the one at the end" : "the copy at the beginning");
+	return take_end ? end : copy;
+}
+
+/* A fixed disk by its end, and by its beginning a dynamic one of which that end is a block: a guest has made one of them,
+ * and only the operator knows which image he made. 1: fixed, 0: not, -errno. */
+static int judge_fixed(struct vhd *v, uint64_t size)
+{
+	struct footer copy;
+	int error = 0;
+
+	if (v->believe != FOOTER_AUTO)
+		return v->believe == FOOTER_END;
+	if (read_copy(v, size, &copy, &error) || !end_is_data(v, &copy, size))
+		return 1;
+	v->host->log(v->host, RD_LOG_ERR,
+		     "%s: is a fixed disk by its end, and a dynamic one by its beginning, and a guest can have written "
+		     "either: say which it is with footer=end or footer=beginning",
+		     v->path);
+	return -EUCLEAN;
 }
 
 static int none_valid(struct vhd *v, const char *end, const char *copy, int error)
@@ -230,9 +297,15 @@ int footers_read(struct vhd *v)
 		return r;
 	end_wrong = read_end(v, size, &end, &error);
 	if (!end_wrong && end.type == TYPE_FIXED) {
+		r = judge_fixed(v, size);
+		if (r < 0)
+			return r;
 		v->footer = end;
 		v->fixed = v->end_valid = v->copy_valid = true;
-		return 0;
+		if (r > 0)
+			return 0;
+		v->fixed = false;
+		end_wrong = "what is there is not believed";
 	}
 	copy_wrong = read_copy(v, size, &copy, &error);
 	if (end_wrong && copy_wrong)
@@ -241,7 +314,7 @@ int footers_read(struct vhd *v)
 	v->copy_valid = !copy_wrong;
 	chosen = end_wrong ? &copy : &end;
 	if (v->end_valid && v->copy_valid && memcmp(end.raw, copy.raw, FTR_LENGTH)) {
-		chosen = choose(v, &end, &copy);
+		chosen = choose(v, &end, &copy, size);
 		v->end_valid = chosen == &end;
 		v->copy_valid = chosen == &copy;
 	}

@@ -43,12 +43,28 @@ static const struct rd_option options[] = {
 	{ "backing", "none: the same as parent=none" },
 	{ "discard", "unmap or ignore: what a guest discards gives back space (default: unmap)" },
 	{ "hidden", "refuse or open: an image that is marked as hidden, for writing (default: refuse)" },
+	{ "footer", "auto, end or beginning: which one is believed where they contradict each other" },
 	{ "damaged", "refuse or open: an image whose tables are wrong, for writing (only to repair it)" },
 	{ NULL, NULL },
 };
 
+/* For an image that a guest can have made look like another kind. */
+static int footer_option(const struct rd_host *host, const struct rd_open_args *args)
+{
+	const char *value = option_value(args->options, "footer");
+
+	if (!value || !strcmp(value, "auto"))
+		return FOOTER_AUTO;
+	if (!strcmp(value, "end"))
+		return FOOTER_END;
+	if (!strcmp(value, "beginning"))
+		return FOOTER_BEGINNING;
+	host->log(host, RD_LOG_ERR, "footer is auto, end or beginning, not %.32s", value);
+	return -1;
+}
+
 struct choices {
-	int no_parent, no_discard, damaged, hidden;
+	int no_parent, no_discard, damaged, hidden, footer;
 };
 
 static int parse_options(const struct rd_host *host, const struct rd_open_args *args, struct choices *c)
@@ -59,6 +75,9 @@ static int parse_options(const struct rd_host *host, const struct rd_open_args *
 	c->no_discard = option_word(host, args, "discard", "unmap", "ignore");
 	c->damaged = option_word(host, args, "damaged", "refuse", "open");
 	c->hidden = option_word(host, args, "hidden", "refuse", "open");
+	c->footer = footer_option(host, args);
+	if (c->footer < 0)
+		return -EINVAL;
 	return c->no_parent < 0 || c->no_discard < 0 || c->damaged < 0 || c->hidden < 0 ? -EINVAL : 0;
 }
 
@@ -294,6 +313,7 @@ static int vhd_open(const struct rd_host *host, const struct rd_open_args *args,
 	v->path = strdup(args->target);
 	r = v->path ? parse_options(host, args, &choices) : -ENOMEM;
 	v->discard_unmap = !choices.no_discard;
+	v->believe = (enum footer_choice)MAX(choices.footer, 0);
 	if (!r)
 		r = host->file_open(host, args->target, args->flags, &v->file);
 	if (r)
@@ -320,7 +340,7 @@ err_free:
 /* Nothing is in flight; the file is as good as memory. What fails here costs hints, or room at the end. */
 static void tidy(struct vhd *v)
 {
-	if (!v->changed && !v->batmap.stale)
+	if (!v->changed && !v->batmap.stale && v->end_valid)
 		return;
 	say(v, batmap_write(v), "batmap");
 	say(v, alloc_trim(v), "footer");
