@@ -751,6 +751,15 @@ static const struct admin_param swap_params[] = {
 	END,
 };
 
+static const struct admin_param trace_params[] = {
+	{"disk", ADMIN_STRING, true, false, "the disk, as DOMID/VDEV: 5/xvda"},
+	{"from", ADMIN_STRING, false, false, "the \"next\" of the answer before; without it, from now on"},
+	{"op", ADMIN_STRING, false, false, "only these of read, write, flush, discard, with ',' between them"},
+	{"slower_than", ADMIN_INTEGER, false, false, "only what took so many ns or longer"},
+	{"errors", ADMIN_BOOLEAN, false, false, "only what failed"},
+	END,
+};
+
 static const struct admin_param events_params[] = {
 	{"disk", ADMIN_STRING, false, false, "only of this disk, which need not be there yet"},
 	END,
@@ -796,6 +805,7 @@ const struct admin_verb admin_verbs[] = {
 	{"snapshot", true, verb_snapshot, "make a new image on top of the present one, and go on on that", snapshot_params},
 	{"swap", true, verb_swap, "go on on another image", swap_params},
 	{"events", false, admin_verb_events, "from now on tell what happens, as it happens", events_params},
+	{"trace", true, admin_verb_trace, "the requests of a disk that have been answered since", trace_params},
 	{"resize", true, verb_resize, "change the size of a disk's image, and tell the guest", resize_params},
 	{"flush", true, verb_flush, "make durable what a disk has answered", disk_required},
 	{"set", true, verb_set, "change a setting of a disk", set_params},

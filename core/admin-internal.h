@@ -47,6 +47,7 @@ json_t *admin_lost_json(uint64_t count);
 void admin_verb_stats(struct admin_request *req); /* admin-stats.c */
 void admin_verb_export(struct admin_request *req); /* admin-nbd.c */
 void admin_verb_unexport(struct admin_request *req);
+void admin_verb_trace(struct admin_request *req); /* admin-trace.c */
 
 /* What `stats` and `list` answer for all disks, from any thread while the loop is open; NULL without memory. */
 json_t *admin_stats_result(void);

@@ -98,6 +98,7 @@ struct device {
 	struct pool_client strand;
 	struct shm_disk *shm; /* of .stats; NULL: none */
 	struct stats stats;
+	struct trace trace;
 	struct rd_lock throttle_lock; /* RANK_LEAF */
 	struct throttle throttle;     /* throttle_lock */
 	/* A guest can connect and close as often as it likes. */
@@ -272,6 +273,7 @@ static void free_device(struct device *dev)
 		pthread_cond_broadcast(&tab.none_alive);
 	lock_release(&tab.lock);
 	shm_free(dev->shm);
+	trace_free(&dev->trace);
 	free(dev->params);
 	free(dev->kind);
 	free(dev);
@@ -746,6 +748,7 @@ static int make_poller(struct connection *c, const struct dev_rings *rings,
 		.memory = &dev->guest->memory,
 		.grants = &dev->guest->grants,
 		.stats = &dev->stats,
+		.trace = &dev->trace,
 		.throttle = &dev->throttle,
 		.throttle_lock = &dev->throttle_lock,
 		.flush_failed = &dev->flush_failed,
@@ -1365,6 +1368,8 @@ static int swap_running(struct device *dev, struct connection *c, const char *st
 		err = swap_image(dev, c, string, overlay);
 	if (paused)
 		return err;
+	if (!err)
+		poller_try_again(c->poller);
 	if (c->shared->image)
 		go_on(dev, c);
 	else
@@ -1947,6 +1952,11 @@ enum dev_state dev_state(struct device *dev)
 {
 	LOCK_SCOPE(&dev->lock);
 	return dev->state;
+}
+
+struct trace *dev_trace(struct device *dev)
+{
+	return &dev->trace;
 }
 
 struct stats *dev_stats(struct device *dev)

@@ -28,6 +28,7 @@
 #include "ring.h"
 #include "settings.h"
 #include "stats.h"
+#include "trace.h"
 #include "vdev.h"
 
 #include <ringdisk/driver.h>
@@ -190,6 +191,7 @@ enum dev_state dev_state(struct device *dev);
 const char *dev_error(struct device *dev, char *buf, size_t len);
 void dev_set_error(struct device *dev, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 struct stats *dev_stats(struct device *dev);
+struct trace *dev_trace(struct device *dev); /* as long as the device */
 
 struct dev_view {
 	uint32_t domid, vdev;

@@ -34,6 +34,23 @@ static void park_locked(struct pring *r, struct request *req)
 	list_add_tail(&req->node, &r->parked);
 }
 
+/* The ring's lock makes us the only writer. */
+static __attribute__((noinline)) void trace_request(struct pring *r, const struct request *req)
+{
+	uint64_t now = now_ns();
+	const struct trace_entry entry = {
+		.end_ns = now,
+		.ns = since_ns(req->start_ns, now),
+		.offset = req->offset,
+		.length = req->length,
+		.id = req->id,
+		.kind = stat_of(req),
+		.err = req->err,
+	};
+
+	trace_put(r->poller->cfg.trace, r->index, &entry);
+}
+
 void finish_answer_locked(struct pring *r, struct request *req)
 {
 	lock_assert_held(&r->lock);
@@ -42,6 +59,8 @@ void finish_answer_locked(struct pring *r, struct request *req)
 	if (!atomic_load_explicit(&r->poller->revoked, memory_order_relaxed))
 		ring_respond(&r->ring, req->id, req->op, req_status(req->err));
 	PROBE(request_responded, r->poller, req, now_ns());
+	if (trace_on(r->poller->cfg.trace))
+		trace_request(r, req);
 	list_add(&req->node, &r->free);
 }
 

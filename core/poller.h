@@ -18,6 +18,7 @@
 #include "settings.h"
 #include "stats.h"
 #include "throttle.h"
+#include "trace.h"
 
 #include <stdbool.h>
 
@@ -52,6 +53,7 @@ struct poller_config {
 	struct buf_budget *memory;
 	struct grant_budget *grants;
 	struct stats *stats;
+	struct trace *trace;
 	struct throttle *throttle; /* the device's, so that a reconnect brings no new burst */
 	struct rd_lock *throttle_lock; /* NBD clients share it */
 	_Atomic bool *flush_failed;

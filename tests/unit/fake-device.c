@@ -18,6 +18,7 @@ struct device {
 	char error[200];
 	struct settings settings;
 	struct stats stats;
+	struct trace trace;
 	struct pool_client strand;
 	pthread_mutex_t lock;
 	pthread_cond_t cond;
@@ -45,6 +46,7 @@ void fake_devices_end(void)
 			fprintf(stderr, "%s: %d references\n", devices[i]->name, devices[i]->refs);
 			abort();
 		}
+		trace_free(&devices[i]->trace);
 		free(devices[i]);
 	}
 	count = 0;
@@ -216,6 +218,11 @@ int dev_unpause(struct device *dev, const char *params)
 	}
 	pthread_mutex_unlock(&dev->lock);
 	return err;
+}
+
+struct trace *dev_trace(struct device *dev)
+{
+	return &dev->trace;
 }
 
 int dev_counters(struct device *dev, const struct rd_facts *facts)
