@@ -298,7 +298,7 @@ static void check_daemon(void)
 	if (!err)
 		doctor_say(FINE, "daemon", NULL, "ringdiskd answers on %s", ctl_socket());
 	else
-		doctor_say(PROBLEM, "daemon", "systemctl start ringdisk", "%s: %s", ctl_socket(), strerror(-err));
+		doctor_say(PROBLEM, "daemon", "systemctl start ringdiskd", "%s: %s", ctl_socket(), strerror(-err));
 }
 
 /* ---- the verb ---------------------------------------------------------------------------------------- */

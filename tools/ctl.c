@@ -92,7 +92,7 @@ static enum ctl_exit no_connection(int err)
 {
 	fprintf(stderr, "ringdisk: %s: %s\n", socket_path, strerror(-err));
 	if (err == -ENOENT || err == -ECONNREFUSED)
-		fputs("Is ringdiskd running? Try 'systemctl start ringdisk', or name its socket with "
+		fputs("Is ringdiskd running? Try 'systemctl start ringdiskd', or name its socket with "
 		      "--socket.\n",
 		      stderr);
 	else if (err == -EACCES || err == -EPERM)

@@ -136,4 +136,4 @@ ctl 1 doctor --root "$tmp/nothing"
 status=0
 "$ringdisk" doctor --socket "$tmp/nobody" >"$tmp/out" || status=$?
 same "status" 1 "$status"
-says out "-> systemctl start ringdisk"
+says out "-> systemctl start ringdiskd"

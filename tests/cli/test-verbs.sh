@@ -162,4 +162,4 @@ fi
 ctl 0 shutdown
 wait "$daemon" || fail "the daemon failed at its end"
 ctl 3 list
-says err "Is ringdiskd running? Try 'systemctl start ringdisk'"
+says err "Is ringdiskd running? Try 'systemctl start ringdiskd'"
