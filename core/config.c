@@ -171,6 +171,14 @@ static int apply_image_dirs(struct config *config, const char *value, char *err,
 	return set_dirs(&config->image_dirs, value, err, errlen);
 }
 
+static int apply_sandbox(struct config *config, const char *value, char *err, size_t errlen)
+{
+	if (strcmp(value, "auto") && strcmp(value, "on") && strcmp(value, "off"))
+		return bad(err, errlen, value, "auto, on or off");
+	config->sandbox = value[0] == 'a' ? SANDBOX_AUTO : value[1] == 'n' ? SANDBOX_ON : SANDBOX_OFF;
+	return 0;
+}
+
 static int apply_user(struct config *config, const char *value, char *err, size_t errlen)
 {
 	if (!value[0])
@@ -387,6 +395,12 @@ static const struct option_def options[] = {
 	  .apply = apply_user,
 	  .in_file = true,
 	  .help = "serve as this user; a small process of root's opens images" },
+	{ .name = "sandbox",
+	  .arg = "auto|on|off",
+	  .apply = apply_sandbox,
+	  .in_file = true,
+	  .help = "take away system calls and files that are never needed;\n"
+		  "auto: with a user, as far as the kernel can" },
 	{ .name = "image-directories",
 	  .arg = "DIR:...",
 	  .apply = apply_image_dirs,

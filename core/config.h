@@ -19,6 +19,9 @@
 
 enum config_action { CONFIG_RUN, CONFIG_HELP, CONFIG_VERSION, CONFIG_CHECK };
 
+/* AUTO: with another user, as far as the host has it. */
+enum sandbox_mode { SANDBOX_AUTO, SANDBOX_ON, SANDBOX_OFF };
+
 struct config {
 	enum config_action action;
 	bool foreground;
@@ -34,6 +37,7 @@ struct config {
 	char *control_socket;
 	char *control_group; /* NULL: leave it */
 	char *driver_dir;
+	enum sandbox_mode sandbox;
 	char *user;         /* NULL: stay who we are */
 	char *image_dirs;   /* what the opener opens, with ':' between them */
 	char *backing_dirs; /* with ':' between them; NULL: none */

@@ -13,6 +13,7 @@
 #include "log.h"
 #include "main-manager.h"
 #include "main-parts.h"
+#include "main-sandbox.h"
 #include "main-user.h"
 
 #include <errno.h>
@@ -269,7 +270,7 @@ static int serve(const struct config *config, int argc, char **argv)
 			return EXIT_FAILURE;
 		}
 	}
-	if (user_switch(config))
+	if (user_switch(config) || sandbox_enter(config))
 		return EXIT_FAILURE;
 	return run(&d);
 }
