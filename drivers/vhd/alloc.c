@@ -75,6 +75,27 @@ static int add_gap(struct vhd *v, uint64_t start, uint64_t end)
 	return r;
 }
 
+static int gap_before(struct vhd *v, uint32_t entry, uint64_t *end)
+{
+	uint64_t at = (uint64_t)entry * SECTOR;
+	int r = at > *end ? add_gap(v, *end, at) : 0;
+
+	*end = MAX(*end, at + block_bytes(v));
+	return r;
+}
+
+static int find_gaps_by_order(struct vhd *v)
+{
+	uint64_t end = header_end(v);
+	int r = 0;
+
+	for (uint32_t i = 0; i < v->order.stretches && !r; i++)
+		if (v->order.start[i])
+			r = gap_before(v, v->order.start[i], &end);
+	v->alloc->next = end;
+	return r;
+}
+
 static int find_gaps(struct vhd *v)
 {
 	uint64_t end = header_end(v);
@@ -84,13 +105,8 @@ static int find_gaps(struct vhd *v)
 	if (r)
 		return r;
 	/* Blocks may begin before the last part of the header; what is free there stays so. */
-	for (uint32_t i = 0; i < count && !r; i++) {
-		uint64_t at = (uint64_t)sorted[i] * SECTOR;
-
-		if (at > end)
-			r = add_gap(v, end, at);
-		end = MAX(end, at + block_bytes(v));
-	}
+	for (uint32_t i = 0; i < count && !r; i++)
+		r = gap_before(v, sorted[i], &end);
 	free(sorted);
 	v->alloc->next = end;
 	return r;
@@ -107,7 +123,7 @@ int alloc_init(struct vhd *v)
 	pthread_mutex_init(&a->mutex, NULL);
 	v->alloc = a;
 	if (!r)
-		r = find_gaps(v);
+		r = v->order.start ? find_gaps_by_order(v) : find_gaps(v);
 	if (r)
 		return r;
 	a->fresh = align_up(size, SECTOR);

@@ -214,6 +214,7 @@ static int open_dynamic(struct vhd *v, const struct choices *choices)
 		r = mend_copy(v);
 	if (!r && v->writable && !v->damaged)
 		r = alloc_init(v);
+	bat_loaded(v);
 	return r ? r : start_meta(v);
 }
 

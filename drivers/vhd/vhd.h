@@ -93,6 +93,14 @@ struct batmap {
 
 struct alloc; /* alloc.c */
 
+/* While the image is opened: the used entries in the order of the file. Each stands for the stretch of it, of 2^shift
+ * sectors and no longer than a block, in which it begins; 0: none. NULL: there are too many stretches. */
+struct order {
+	uint32_t *start;
+	uint32_t stretches;
+	unsigned shift;
+};
+
 struct vhd {
 	/* set at open; changed by resize and set_backing */
 	const struct rd_host *host;
@@ -121,6 +129,7 @@ struct vhd {
 	/* lock */
 	uint32_t *bat;   /* h.entries that the disk needs: blocks of them */
 	uint32_t blocks;
+	struct order order;
 	uint32_t moving; /* a block that may not be written in place now; BAT_UNUSED: none */
 	uint64_t size;   /* of the disk; atomic reads without the lock */
 	bool changed;    /* blocks were allocated or freed */
@@ -189,6 +198,7 @@ void batmap_encode(uint8_t raw[BMH_LENGTH], uint64_t offset, const uint8_t *bits
 uint64_t blocks_of(uint64_t size, uint32_t block);
 /* Load bat[] for the size of the disk, and mark what is impossible as BAT_BAD. *bad: how many. */
 int bat_load(struct vhd *v, uint32_t *bad);
+void bat_loaded(struct vhd *v); /* the order is not needed any more */
 /* The used entries in rising order, from malloc: *count of them. */
 int bat_sorted(const struct vhd *v, uint32_t **sorted, uint32_t *count);
 static inline bool bat_used(uint32_t entry)
