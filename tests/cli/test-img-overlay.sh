@@ -241,3 +241,20 @@ truncate -s 1M small new
 img 1 convert -n "raw:$tmp/small" "error,op=close,errno=ENOSPC:raw:$tmp/new"
 says err "not everything could be saved"
 ! grep -q copied "$tmp/out" || fail "said to be copied"
+
+# --- an overlay is never made on itself, and convert --backing copies what is said and no more
+
+cp renamed same
+cp same same.before
+img 1 create --force -b same -F qcow2 "qcow2:$tmp/same"
+says err "cannot stand on itself"
+img 1 convert --force -b same -F qcow2 "qcow2:$tmp/over" "qcow2:$tmp/same"
+cmp same same.before || fail "emptied by an overlay on itself"
+# Of a cluster of the new overlay the old one says a part, in data and compressed.
+truncate -s 4M whole
+fill whole 0 4096
+qemu-img create -q -f qcow2 -o cluster_size=4k -b "$tmp/whole" -F raw part
+qemu-io -f qcow2 -c "write -P 7 68k 4k" -c "write -z 200k 4k" -c "write -c -P 9 1M 4k" -c "write -P 8 2M 512" part >/dev/null
+img 0 convert -b whole -F raw "qcow2:$tmp/part" "qcow2,cluster-size=64K:$tmp/parts"
+qemu-img compare -q -f qcow2 -F qcow2 part parts || fail "convert --backing hides what is below"
+sound parts
