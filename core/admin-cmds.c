@@ -136,6 +136,12 @@ static json_t *geometry_json(const struct dev_geometry *geometry)
 	                 geometry->flush, "barrier", geometry->barrier, "discard", geometry->discard);
 }
 
+/* For the cache `set` opens the image anew. */
+static bool works_at_once(enum setting_key key)
+{
+	return settings_live(key) || key == SET_CACHE;
+}
+
 static json_t *settings_json(const struct settings *settings)
 {
 	json_t *all = json_object();
@@ -147,7 +153,7 @@ static json_t *settings_json(const struct settings *settings)
 			json_pack("{s:o, s:s, s:b, s:s}", "value",
 		                  admin_text(settings_text(settings, key, value, sizeof(value))),
 		                  "origin", settings_origin_text(settings->origin[key]), "live",
-		                  settings_live(key), "help", settings_help(key)));
+		                  works_at_once(key), "help", settings_help(key)));
 	return all;
 }
 
@@ -174,6 +180,7 @@ static void list_one(struct device *dev, void *arg)
 	                 "inflight", (int)view.inflight, "parked", (int)view.parked, "memory",
 	                 (json_int_t)view.memory, "grants", (json_int_t)view.grants, "flush_failed",
 	                 view.flush_failed);
+	json_object_set_new(disk, "by_hand", json_boolean(view.by_hand));
 	if (view.rings)
 		json_object_set_new(disk, "rings",
 		                    json_pack("{s:i, s:i, s:s, s:b}", "count", (int)view.rings,
@@ -244,7 +251,7 @@ static void unpause_job(struct device *dev, void *arg)
 	finish_job(req, dev, dev_unpause(dev, admin_string(req, "params")));
 }
 
-static void run_on_strand(struct admin_request *req, void (*fn)(struct device *dev, void *arg))
+void admin_on_strand(struct admin_request *req, void (*fn)(struct device *dev, void *arg))
 {
 	struct device *dev = admin_find_disk(req);
 	int err;
@@ -261,12 +268,12 @@ static void run_on_strand(struct admin_request *req, void (*fn)(struct device *d
 
 static void verb_pause(struct admin_request *req)
 {
-	run_on_strand(req, pause_job);
+	admin_on_strand(req, pause_job);
 }
 
 static void verb_unpause(struct admin_request *req)
 {
-	run_on_strand(req, unpause_job);
+	admin_on_strand(req, unpause_job);
 }
 
 /* ---- snapshot, swap ------------------------------------------------------------------------------ */
@@ -304,12 +311,12 @@ static void swap_job(struct device *dev, void *arg)
 
 static void verb_snapshot(struct admin_request *req)
 {
-	run_on_strand(req, snapshot_job);
+	admin_on_strand(req, snapshot_job);
 }
 
 static void verb_swap(struct admin_request *req)
 {
-	run_on_strand(req, swap_job);
+	admin_on_strand(req, swap_job);
 }
 
 /* ---- resize, flush ------------------------------------------------------------------------------- */
@@ -363,7 +370,7 @@ static void verb_resize(struct admin_request *req)
 	else if (admin_bool(req, "relative") && !admin_given(req, "size"))
 		admin_fail(req, ADMIN_E_PARAMS, "size", "in bytes", "resize with \"relative\" needs \"size\"");
 	else
-		run_on_strand(req, resize_job);
+		admin_on_strand(req, resize_job);
 }
 
 static void flush_job(struct device *dev, void *arg)
@@ -373,7 +380,7 @@ static void flush_job(struct device *dev, void *arg)
 
 static void verb_flush(struct admin_request *req)
 {
-	run_on_strand(req, flush_job);
+	admin_on_strand(req, flush_job);
 }
 
 /* ---- attach, detach ------------------------------------------------------------------------------ */
@@ -515,26 +522,48 @@ static void verb_detach(struct admin_request *req)
 
 /* ---- set ----------------------------------------------------------------------------------------- */
 
-static void verb_set(struct admin_request *req)
+static void finish_set(struct admin_request *req, struct device *dev, int err, const char *err_text)
 {
 	const char *key = admin_string(req, "key"), *value = admin_string(req, "value");
-	char err_text[300] = "", what[200];
-	struct device *dev = admin_find_disk(req);
-	int err, index;
+	int index = settings_key(key, strlen(key));
 
-	if (!dev)
-		return;
-	snprintf(what, sizeof(what), "%s %.60s=%.60s", dev_name(dev), key, value);
-	log_request(req, what);
-	err = dev_set(dev, key, value, ORIGIN_SET, err_text, sizeof(err_text));
-	index = settings_key(key, strlen(key));
 	if (err)
 		admin_fail(req, ADMIN_E_PARAMS, index < 0 ? "key" : "value",
 		           "ringdisk list --settings shows the settings", "cannot set %.60s: %s", key,
 		           err_text[0] ? err_text : strerror(-err));
 	else
 		admin_reply(req, json_pack("{s:s, s:s, s:s, s:b}", "disk", dev_name(dev), "key", key,
-		                           "value", value, "live", index >= 0 && settings_live(index)));
+		                           "value", value, "live", index >= 0 && works_at_once(index)));
+}
+
+static void set_reopen_job(struct device *dev, void *arg)
+{
+	struct admin_request *req = arg;
+	char err_text[512] = "";
+	int err = dev_set_reopen(dev, admin_string(req, "key"), admin_string(req, "value"), err_text,
+	                         sizeof(err_text));
+
+	finish_set(req, dev, err, err_text);
+}
+
+static void verb_set(struct admin_request *req)
+{
+	const char *key = admin_string(req, "key"), *value = admin_string(req, "value");
+	char err_text[300] = "", what[200];
+	struct device *dev;
+	int err;
+
+	if (settings_key(key, strlen(key)) == SET_CACHE) {
+		admin_on_strand(req, set_reopen_job);
+		return;
+	}
+	dev = admin_find_disk(req);
+	if (!dev)
+		return;
+	snprintf(what, sizeof(what), "%s %.60s=%.60s", dev_name(dev), key, value);
+	log_request(req, what);
+	err = dev_set(dev, key, value, ORIGIN_SET, err_text, sizeof(err_text));
+	finish_set(req, dev, err, err_text);
 	dev_put(dev);
 }
 
@@ -781,6 +810,12 @@ static const struct admin_param export_params[] = {
 	END,
 };
 
+static const struct admin_param check_params[] = {
+	{"disk", ADMIN_STRING, true, false, "the disk, as DOMID/VDEV: 5/xvda"},
+	{"seconds", ADMIN_INTEGER, false, false, "give up after so many; 10 without it"},
+	END,
+};
+
 static const struct admin_param set_params[] = {
 	{"disk", ADMIN_STRING, true, false, "the disk, as DOMID/VDEV: 5/xvda"},
 	{"key", ADMIN_STRING, true, false, "the setting"},
@@ -808,6 +843,7 @@ const struct admin_verb admin_verbs[] = {
 	{"trace", true, admin_verb_trace, "the requests of a disk that have been answered since", trace_params},
 	{"resize", true, verb_resize, "change the size of a disk's image, and tell the guest", resize_params},
 	{"flush", true, verb_flush, "make durable what a disk has answered", disk_required},
+	{"check", true, admin_verb_check, "check the metadata of a disk's image, while its requests wait", check_params},
 	{"set", true, verb_set, "change a setting of a disk", set_params},
 	{"export", true, admin_verb_export, "let NBD clients on this host use a disk, or an image", export_params},
 	{"unexport", true, admin_verb_unexport, "drop a disk's NBD clients, and let no more come", disk_required},

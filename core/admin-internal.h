@@ -47,6 +47,7 @@ json_t *admin_lost_json(uint64_t count);
 void admin_verb_stats(struct admin_request *req); /* admin-stats.c */
 void admin_verb_export(struct admin_request *req); /* admin-nbd.c */
 void admin_verb_unexport(struct admin_request *req);
+void admin_verb_check(struct admin_request *req); /* admin-check.c */
 void admin_verb_trace(struct admin_request *req); /* admin-trace.c */
 
 /* What `stats` and `list` answer for all disks, from any thread while the loop is open; NULL without memory. */
@@ -126,6 +127,8 @@ bool admin_given(const struct admin_request *req, const char *name);
 
 /* The disk that the parameter "disk" names, with a reference; NULL: the request has been answered. */
 struct device *admin_find_disk(struct admin_request *req);
+/* Hand the request to the strand of its disk. */
+void admin_on_strand(struct admin_request *req, void (*fn)(struct device *dev, void *arg));
 /* Call fn for that disk, or for all if none is named. False: the request has been answered. */
 bool admin_each_disk(struct admin_request *req, void (*fn)(struct device *dev, void *arg), void *arg);
 

@@ -93,7 +93,7 @@ struct device {
 	uint32_t domid, vdev;
 	char name[DEV_NAME_LEN];
 	char *kind;
-	bool writable, cdrom, removable;
+	bool writable, cdrom, removable, by_hand;
 	struct guest *guest;
 	struct pool_client strand;
 	struct shm_disk *shm; /* of .stats; NULL: none */
@@ -428,6 +428,7 @@ static struct device *new_device(const struct dev_spec *spec)
 	dev->writable = spec->writable;
 	dev->cdrom = spec->cdrom;
 	dev->removable = spec->removable;
+	dev->by_hand = spec->by_hand;
 	dev->settings = spec->settings;
 	list_init(&dev->node);
 	dev->refs = 2; /* the table's, and the caller's */
@@ -1607,6 +1608,115 @@ int dev_flush(struct device *dev)
 	return err;
 }
 
+/* --- check ----------------------------------------------------------------------------------------------------- */
+
+static int check_image(struct device *dev, struct image *image, const struct rd_progress *progress,
+		       struct rd_check *result)
+{
+	int err = img_check(image, 0, progress, result);
+
+	if (err == -EOPNOTSUPP)
+		dev_set_error(dev, "images of this kind (%s) have nothing to check", img_driver(image)->name);
+	else if (err == -ECANCELED)
+		dev_set_error(dev, "not checked in the time that was given");
+	else if (err)
+		dev_set_error(dev, "cannot check the image: %s", strerror(-err));
+	return err;
+}
+
+static int check_idle(struct device *dev, const struct rd_progress *progress, struct rd_check *result)
+{
+	struct settings settings = settings_now(dev);
+	struct image *image;
+	int err;
+
+	wait_for_closing(dev);
+	err = open_image(dev, &dev->parsed, &settings, RD_OPEN_PROBE, &image);
+	if (err)
+		return err;
+	err = check_image(dev, image, progress, result);
+	img_close(image);
+	return err;
+}
+
+int dev_check(struct device *dev, const struct rd_progress *progress, struct rd_check *result)
+{
+	struct connection *c = connection_in(dev, DEV_CONNECTED, DEV_PAUSED);
+	bool paused = connection_in(dev, DEV_PAUSED, DEV_PAUSED) != NULL;
+	int err;
+
+	if (!c)
+		return check_idle(dev, progress, result);
+	if (!c->shared->image) {
+		dev_set_error(dev, "it has no image now");
+		return -ENOENT;
+	}
+	err = paused ? 0 : hold(dev, c);
+	if (err) {
+		dev_set_error(dev, "requests have not finished in %d s: not checked", PAUSE_MS / 1000);
+		return err;
+	}
+	err = dev_flush(dev);
+	if (!err)
+		err = check_image(dev, c->shared->image, progress, result);
+	if (!paused)
+		go_on(dev, c);
+	return err;
+}
+
+/* --- settings of how the image is opened ----------------------------------------------------------------------- */
+
+static void put_settings(struct device *dev, const struct settings *settings)
+{
+	LOCK_SCOPE(&dev->lock);
+	dev->settings = *settings;
+}
+
+static int reopen(struct device *dev, struct connection *c, const struct settings *before)
+{
+	struct settings settings = settings_now(dev);
+	struct image *image = NULL;
+	int err;
+
+	close_old(c);
+	err = open_image(dev, &dev->parsed, &settings, 0, &image);
+	if (err) {
+		put_settings(dev, before);
+		reopen_old(dev, c);
+		return err;
+	}
+	set_image(c, image);
+	c->settings.value[SET_CACHE] = settings.value[SET_CACHE];
+	return 0;
+}
+
+int dev_set_reopen(struct device *dev, const char *key, const char *value, char *err, size_t errlen)
+{
+	struct connection *c = connection_in(dev, DEV_CONNECTED, DEV_PAUSED);
+	bool paused = connection_in(dev, DEV_PAUSED, DEV_PAUSED) != NULL;
+	struct settings before = settings_now(dev);
+	int rc = dev_set(dev, key, value, ORIGIN_SET, err, errlen);
+
+	if (rc || !c || !c->shared->image || settings_now(dev).value[SET_CACHE] == c->settings.value[SET_CACHE])
+		return rc;
+	rc = check_shared(dev, c);
+	if (!rc && !paused)
+		rc = hold(dev, c);
+	if (rc) {
+		put_settings(dev, &before);
+		snprintf(err, errlen, "requests have not finished: nothing was changed");
+		return rc;
+	}
+	rc = reopen(dev, c, &before);
+	if (rc)
+		dev_error(dev, err, errlen);
+	if (!c->shared->image)
+		set_state(dev, DEV_PAUSED);
+	else if (!paused)
+		go_on(dev, c);
+	return rc;
+}
+
 static void look_at_size(struct device *dev, void *arg)
 {
 	(void)arg;
@@ -1973,6 +2083,7 @@ void dev_look(struct device *dev, struct dev_view *view)
 		.vdev = dev->vdev,
 		.writable = dev->writable,
 		.cdrom = dev->cdrom,
+		.by_hand = dev->by_hand,
 		.flush_failed = atomic_load(&dev->flush_failed),
 	};
 	LOCK_SCOPE(&dev->lock);

@@ -54,6 +54,7 @@ struct dev_spec {
 	const char *params;  /* "raw:/path" */
 	bool writable;       /* mode is exactly "w" */
 	bool cdrom, removable;
+	bool by_hand;        /* `ringdisk attach` has written its node */
 	struct settings settings;
 };
 
@@ -161,6 +162,13 @@ int dev_refresh(struct device *dev, struct dev_geometry *geometry);
 int dev_resize(struct device *dev, uint64_t size, bool shrink);
 /* [strand] The size in bytes as dev_resize would find it; -errno as there. */
 int dev_size(struct device *dev, uint64_t *size);
+struct rd_progress;
+/* [strand] Check the image's metadata, drained and flushed meanwhile; without a connection as it is in the file.
+ * -EOPNOTSUPP: there is nothing to check; -ECANCELED: progress said so. */
+int dev_check(struct device *dev, const struct rd_progress *progress, struct rd_check *result);
+/* [strand] As dev_set, of how the image is opened (cache): it is opened anew, drained meanwhile.  If that fails
+ * nothing is changed, and err has the reason. */
+int dev_set_reopen(struct device *dev, const char *key, const char *value, char *err, size_t errlen);
 /* [strand] Make durable what has been answered.  If that fails it is as when a guest's flush fails: promise 3.
  * 0 also without a connection: then nothing is left to flush. */
 int dev_flush(struct device *dev);
@@ -196,7 +204,7 @@ struct trace *dev_trace(struct device *dev); /* as long as the device */
 struct dev_view {
 	uint32_t domid, vdev;
 	enum dev_state state;
-	bool writable, cdrom;
+	bool writable, cdrom, by_hand;
 	char params[1024];
 	char driver[32];
 	char error[512];

@@ -293,7 +293,8 @@ void poller_apply(struct poller *p, const struct settings *settings)
 
 void poller_try_again(struct poller *p)
 {
-	atomic_store(&p->exec.gave_up, false);
+	if (p)
+		atomic_store(&p->exec.gave_up, false);
 }
 
 static int init_ring(struct poller *p, unsigned index)

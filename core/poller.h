@@ -93,7 +93,8 @@ struct poller_view {
 void poller_look(struct poller *poller, struct poller_view *view);
 /* Live settings: sync, enospc, max-requests, poll, limits. */
 void poller_apply(struct poller *poller, const struct settings *settings);
-/* The operator is there: what fails from now on waits for him again, also after error-timeout has given up. */
+/* The operator is there: what fails from now on waits for him again, also after error-timeout has given up.
+ * Accepts NULL. */
 void poller_try_again(struct poller *poller);
 
 #endif

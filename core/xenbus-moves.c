@@ -217,6 +217,7 @@ int xb_dev_make(struct xb_conn *conn, struct xb_dev *xd)
 			.writable = xd->desc.writable,
 			.cdrom = xd->desc.cdrom,
 			.removable = xd->desc.removable,
+			.by_hand = xd->by_hand,
 			.settings = xd->desc.settings,
 		};
 		err = dev_create(&spec, &xd->dev);

@@ -225,6 +225,18 @@ struct trace *dev_trace(struct device *dev)
 	return &dev->trace;
 }
 
+int dev_check(struct device *dev, const struct rd_progress *progress, struct rd_check *result)
+{
+	(void)progress;
+	*result = (struct rd_check){.struct_size = sizeof(*result), .leaks = 1, .clusters = 10, .allocated = 5};
+	return dev->err;
+}
+
+int dev_set_reopen(struct device *dev, const char *key, const char *value, char *err, size_t errlen)
+{
+	return dev_set(dev, key, value, ORIGIN_SET, err, errlen);
+}
+
 int dev_counters(struct device *dev, const struct rd_facts *facts)
 {
 	(void)dev;

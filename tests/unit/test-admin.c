@@ -1003,7 +1003,7 @@ static void strangers_may_look_but_not_touch(void **state)
 	assert_int_equal(dev_state(xvda), DEV_CONNECTED);
 	/* Every verb that changes something is marked so. */
 	for (const struct admin_verb *verb = admin_verbs; verb->name; verb++) {
-		bool changes = strstr("attach detach pause unpause snapshot swap resize flush set export unexport trace shutdown", verb->name) != NULL;
+		bool changes = strstr("attach detach pause unpause snapshot swap resize flush set export unexport trace check shutdown", verb->name) != NULL;
 
 		assert_int_equal(verb->privileged, changes);
 	}

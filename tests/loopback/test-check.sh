@@ -1,0 +1,119 @@
+#!/bin/bash
+# ringdisk check and set cache= while a guest writes and verifies; then save and load of what was attached by hand.
+. "${srcdir:-.}/functions.sh"
+. "$srcdir/cli/functions.sh"
+
+"$ringdiskd" --foreground --hyp=loopback --loopback-socket="$tmp/hyp" --control-socket="$sock" \
+	--driver-dir="$drivers" --redo-dir="$tmp/redo" >"$tmp/daemon.log" 2>&1 &
+daemon=$!
+cleanup stop "$daemon"
+wait_for 20 test -S "$sock"
+"$rimg" create --driver-dir="$drivers" "qcow2:$tmp/a.qcow2" 16M >/dev/null
+truncate -s 1M "$tmp/b.img" "$tmp/c.img"
+
+connected()
+{
+	"$ringdisk" -s "$sock" list 5/xvda >"$tmp/list" && grep -q connected "$tmp/list"
+}
+
+requests()
+{
+	"$ringdisk" -s "$sock" stats --json 5/xvda | python3 -c 'import json, sys
+disk = json.load(sys.stdin)["disks"][0]
+print(disk["read"]["done"] + disk["write"]["done"])'
+}
+
+more_than()
+{
+	[ "$(requests)" -gt "$1" ]
+}
+
+work()
+{
+	wait_for 20 more_than $(($(requests) + 200))
+}
+
+# setting DISK KEY VALUE ORIGIN
+setting()
+{
+	ctl 0 list --settings "$1"
+	grep -Eq "^$1 +$2 +$3 +$4( |$)" "$tmp/out" || fail "$1: $2 is not $3 from $4: $(cat "$tmp/out")"
+}
+
+"$bench" --connect="$tmp/hyp" --no-progress --strict -t 600 -q 8 -b 16k -j verify:flush=20 5/xvda \
+	"qcow2:$tmp/a.qcow2" >"$tmp/bench" 2>&1 &
+guest=$!
+cleanup stop "$guest" INT
+wait_for 20 connected
+for cache in unsafe writeback; do
+	work
+	ctl 0 check 5/xvda
+	says out "5/xvda: no errors"
+	grep -Eq '5/xvda: [0-9]+ of 256 clusters' "$tmp/out" || fail "check: $(cat "$tmp/out")"
+	work
+	ctl 0 set 5/xvda "cache=$cache"
+	says out "cache=$cache, at once"
+	setting 5/xvda cache "$cache" set
+	work
+done
+ctl 0 check 5/xvda --json
+python3 -c 'import json, sys
+result = json.load(sys.stdin)
+assert result["errors"] == 0 and 0 < result["allocated"] <= result["clusters"] == 256, result' <"$tmp/out"
+ctl 2 set 5/xvda cache=sometimes
+setting 5/xvda cache writeback set
+ctl 0 pause 5/xvda
+ctl 0 check 5/xvda
+ctl 0 list 5/xvda
+says out paused
+ctl 0 unpause 5/xvda
+work
+# Of what it does not open for, it says so, and goes on as it was.
+mv "$tmp/a.qcow2" "$tmp/away"
+ctl 2 set 5/xvda cache=unsafe
+says err "No such file"
+mv "$tmp/away" "$tmp/a.qcow2"
+setting 5/xvda cache writeback set
+ctl 0 list 5/xvda
+says out paused
+ctl 0 unpause 5/xvda "qcow2:$tmp/a.qcow2"
+work
+kill -INT "$guest"
+wait "$guest" || true
+! grep -Eqi 'error|wrong|differ|fail|mismatch' "$tmp/bench" || fail "the guest: $(cat "$tmp/bench")"
+
+# By hand, and back.
+mkfifo "$tmp/stdin"
+"$top_builddir/tests/loopback/domain" "$tmp/hyp" 7 <"$tmp/stdin" >"$tmp/domain" &
+domain=$!
+exec 9>"$tmp/stdin"
+cleanup stop "$domain"
+wait_for 20 grep -q ready "$tmp/domain"
+ctl 0 attach 7 xvda "raw:$tmp/b.img"
+ctl 0 attach 7 xvdb "raw:$tmp/c.img" --read-only
+ctl 0 attach 7 xvdc "qcow2:$tmp/a.qcow2"
+ctl 0 set 7/xvdb iops=77 bps=3M
+ctl 1 check 7/xvda
+says err "have nothing to check"
+ctl 0 check 7/xvdc
+says out "no errors"
+ctl 0 save "$tmp/saved.json"
+same "save" "3 disks in $tmp/saved.json" "$(cat "$tmp/out")"
+ctl 0 save
+python3 -m json.tool <"$tmp/out" >/dev/null || fail "not JSON: $(cat "$tmp/out")"
+ctl 0 detach 7/xvdb
+ctl 0 detach 7/xvda
+rm "$tmp/b.img"
+ctl 1 load "$tmp/saved.json"
+says out "7/xvda skipped, or not all of it done"
+says err "cannot attach 7/xvda"
+says out "7/xvdb attached"
+says out "7/xvdc skipped: it is there already"
+setting 7/xvdb iops 77 set
+setting 7/xvdb bps "(3M|3145728)" set
+ctl 0 list 7/xvdb
+grep -Eq '^7/xvdb +idle +ro ' "$tmp/out" || fail "not read-only: $(cat "$tmp/out")"
+echo '{"disks": 1}' >"$tmp/other.json"
+ctl 1 load "$tmp/other.json"
+says err "this is not what 'ringdisk save' writes"
+ctl 1 load "$tmp/missing.json"
