@@ -1303,7 +1303,8 @@ int dev_unpause(struct device *dev, const char *params)
 		return err;
 	}
 	set_state(dev, DEV_CONNECTED);
-	poller_try_again(c->poller);
+	if (c->poller)
+		poller_try_again(c->poller);
 	if (!atomic_load(&dev->flush_failed))
 		dev_set_error(dev, "%s", ""); /* before it goes on, and perhaps fails again */
 	go_on(dev, c);
