@@ -5,7 +5,7 @@
  * and what the caller asks is checked before the driver sees it.
  *
  * img_create() makes the file and gives it to the driver, empty. When the driver fails, what was
- * made is removed again.
+ * made is removed again. A file that is to be overwritten stays until the new one beside it is complete.
  *
  * Control threads run this; img_write_compressed and img_counters run on any.
  */
@@ -23,6 +23,7 @@
 #include "image.h"
 #include "io-opener.h"
 #include "io.h"
+#include "log.h"
 
 #define SECTOR 512
 
@@ -146,26 +147,96 @@ static int make_file(struct image *blank, const char *path, bool overwrite, bool
 	return r;
 }
 
-static int create(struct image *blank, const struct params *params, const struct img_create *what)
+/* Have the driver make the image in an empty file. */
+static int fill(struct image *blank, const struct params *params, const struct img_create *what,
+		const char *target)
 {
 	const struct rd_create_args args = {
 		.struct_size = sizeof(args),
-		.target = params->target,
+		.target = target,
 		.size = what->size,
 		.backing = what->backing,
 		.backing_format = what->backing_format,
 		.options = (const char *const *)params->options,
 	};
+
+	return img_result(blank, "create", params->driver->create(img_host(blank), &args));
+}
+
+/* What the file beside it has become takes its place, with its owner and mode. */
+static int take_place(struct image *blank, const char *beside, const char *path, const struct stat *old)
+{
+	/* Whoever may not give a file away keeps it. */
+	if (chown(beside, old->st_uid, old->st_gid) && errno != EPERM)
+		log_warn(LOG_IMAGE, "%s: owner: %s", beside, strerror(errno));
+	if (!chmod(beside, old->st_mode & 07777) && !rename(beside, path))
+		return 0;
+	img_say(blank, LOG_LVL_ERR, "%s: cannot be replaced: %s", path, strerror(errno));
+	return -errno;
+}
+
+/* Make the image beside the file, which it replaces only when all went well. old: what is there now, locked. */
+static int create_beside(struct image *blank, const struct params *params, const struct img_create *what,
+			 const char *path, struct rd_file *old)
+{
+	CLEANUP_FREE char *beside = NULL;
+	struct stat st;
+	bool made;
+	int r = io_stat(old, &st);
+
+	if (r)
+		return r;
+	if (asprintf(&beside, "%s.new-%d", path, (int)getpid()) < 0) {
+		beside = NULL;
+		return -ENOMEM;
+	}
+	r = make_file(blank, beside, false, &made);
+	if (r)
+		return r;
+	r = fill(blank, params, what, beside);
+	if (!r)
+		r = take_place(blank, beside, path, &st);
+	if (r)
+		unlink(beside);
+	return r;
+}
+
+/* Instead of a plain file that is there; a mistake in the options leaves that as it was. */
+static int create_instead(struct image *blank, const struct params *params, const struct img_create *what)
+{
+	CLEANUP_FREE char *path = realpath(params->target, NULL);
+	struct rd_file *old;
+	char err[1024];
+	int r;
+
+	if (!path)
+		return -errno;
+	r = io_open_why(img_disk(blank), params->target, RD_OPEN_WRITE, &old, err, sizeof(err));
+	if (r) {
+		img_say(blank, LOG_LVL_ERR, "%s", err);
+		return r;
+	}
+	r = create_beside(blank, params, what, path, old);
+	io_close(old);
+	return r;
+}
+
+static int create(struct image *blank, const struct params *params, const struct img_create *what)
+{
+	struct stat st;
 	bool made;
 	int r = check_create(blank, params, what);
 
 	if (!r && what->backing)
 		r = check_backing(blank, params->target, what->backing);
-	if (!r)
-		r = make_file(blank, params->target, what->overwrite, &made);
 	if (r)
 		return r;
-	r = img_result(blank, "create", params->driver->create(img_host(blank), &args));
+	if (what->overwrite && !opener_is_used() && !stat(params->target, &st) && S_ISREG(st.st_mode))
+		return create_instead(blank, params, what);
+	r = make_file(blank, params->target, what->overwrite, &made);
+	if (r)
+		return r;
+	r = fill(blank, params, what, params->target);
 	if (r && made)
 		io_unlink(params->target);
 	return r;

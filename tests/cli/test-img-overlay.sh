@@ -258,3 +258,16 @@ qemu-io -f qcow2 -c "write -P 7 68k 4k" -c "write -z 200k 4k" -c "write -c -P 9 
 img 0 convert -b whole -F raw "qcow2:$tmp/part" "qcow2,cluster-size=64K:$tmp/parts"
 qemu-img compare -q -f qcow2 -F qcow2 part parts || fail "convert --backing hides what is below"
 sound parts
+# --force: an option that only the driver can judge leaves the old file as it was; else it is another, with the
+# old one's mode, also through a link.
+echo precious >"$tmp/old"
+chmod 640 "$tmp/old"
+img 1 create --force "qcow2,cluster-size=3:$tmp/old" 1M
+same "the old file" precious "$(cat "$tmp/old")"
+same "what lies beside it" "$tmp/old" "$(echo "$tmp"/old*)"
+ln -s old "$tmp/link-to-old"
+img 0 create --force "qcow2:$tmp/link-to-old" 1M
+[ -L "$tmp/link-to-old" ] || fail "the link was replaced"
+same "mode of the new file" 640 "$(stat -c %a "$tmp/old")"
+img 0 info "qcow2:$tmp/old"
+same "what lies beside the new file" "$tmp/old" "$(echo "$tmp"/old*)"
