@@ -345,10 +345,13 @@ static void look_after(struct nbd_client *client, long long now)
 		nbd_option_retry(client);
 	else if (client->fd >= 0 && client->deadline && now >= client->deadline)
 		nbd_drop(client, "has not negotiated in time");
-	if (client->fd >= 0 && client->state == STATE_FULL)
-		nbd_request_again(client);
 	if (client->fd >= 0)
 		write_client(client);
+	/* In this order: what was sent makes room, and perhaps nothing else will tell. */
+	if (client->fd >= 0 && client->state == STATE_FULL) {
+		nbd_request_again(client);
+		write_client(client);
+	}
 	if (client->fd >= 0 && client->state == STATE_END && !client->outstanding && list_empty(&client->out))
 		nbd_drop(client, NULL);
 	if (client->fd >= 0)
