@@ -99,6 +99,15 @@ static void fill_hotplug_error(struct xb_writer *w, void *text)
 	xb_put(w, "hotplug-status", "error");
 }
 
+/*
+ * A toolstack that has a script for the disk waits for InitWait and then runs it; that hears from us how it went, and
+ * says when the guest may go on (xb_node_awaits_script). It is run once, for a new node.
+ */
+static bool script_comes(struct xb_conn *conn, const struct xb_dev *xd)
+{
+	return xd->view.be == XB_INITIALISING && xb_node_has_script(conn, &xd->node);
+}
+
 /* The disk cannot be offered. Remember why, so that it is not tried again until something changes. */
 static int publish_failed(struct xb_conn *conn, struct xb_dev *xd, char *text)
 {
@@ -109,12 +118,20 @@ static int publish_failed(struct xb_conn *conn, struct xb_dev *xd, char *text)
 	xd->failed_params = params;
 	xd->failed = true;
 	xd->failed_fe = xd->view.fe;
-	return change(conn, xd, XB_CLOSED, fill_hotplug_error, text);
+	/* Only a script could tell the toolstack. Else nobody shall wait for a disk that is not there. */
+	return change(conn, xd, script_comes(conn, xd) ? XB_INITWAIT : XB_CLOSED, fill_hotplug_error,
+		      text);
 }
+
+struct offered {
+	const struct settings *settings;
+	bool script; /* it will say "connected" */
+};
 
 static void fill_offer(struct xb_writer *w, void *arg)
 {
-	const struct settings *s = arg;
+	const struct offered *o = arg;
+	const struct settings *s = o->settings;
 	unsigned order = (unsigned)s->value[SET_MAX_RING_PAGE_ORDER];
 
 	xb_put(w, "max-ring-page-order", "%u", order);
@@ -128,7 +145,8 @@ static void fill_offer(struct xb_writer *w, void *arg)
 	if (shm_enabled())
 		xb_put(w, "kthread-pid", "%d", (int)getpid());
 	xb_del(w, "hotplug-error");
-	xb_put(w, "hotplug-status", "connected");
+	if (!o->script)
+		xb_put(w, "hotplug-status", "connected");
 }
 
 /* As xb_node_read(), by the rules of now. */
@@ -166,6 +184,7 @@ static void note_limits(struct xb_dev *xd, const struct settings *s)
 
 static int publish(struct xb_conn *conn, struct xb_dev *xd)
 {
+	struct offered offered;
 	struct dev_view view;
 	char text[512];
 	bool changed;
@@ -186,7 +205,8 @@ static int publish(struct xb_conn *conn, struct xb_dev *xd)
 	}
 	dev_look(xd->dev, &view);
 	note_limits(xd, &view.settings);
-	err = change(conn, xd, XB_INITWAIT, fill_offer, &view.settings);
+	offered = (struct offered){ .settings = &view.settings, .script = script_comes(conn, xd) };
+	err = change(conn, xd, XB_INITWAIT, fill_offer, &offered);
 	if (err)
 		return err;
 	xb_error_clear(conn, &xd->node);

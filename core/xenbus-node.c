@@ -80,6 +80,25 @@ bool xb_node_by_hand(struct xb_conn *conn, const struct xb_node *node)
 	return !xb_read(conn, HYP_TXN_NONE, mark, sizeof(mark), "%s/" XB_BY_HAND, node->dir);
 }
 
+bool xb_node_has_script(struct xb_conn *conn, const struct xb_node *node)
+{
+	char script[XB_PATH_MAX];
+	int err = xb_read(conn, HYP_TXN_NONE, script, sizeof(script), "%s/script", node->dir);
+
+	return !err || err == -EINVAL;
+}
+
+bool xb_node_awaits_script(struct xb_conn *conn, const struct xb_node *node)
+{
+	char status[16];
+	int err;
+
+	if (!xb_node_has_script(conn, node))
+		return false;
+	err = xb_read(conn, HYP_TXN_NONE, status, sizeof(status), "%s/hotplug-status", node->dir);
+	return err == -ENOENT || (!err && strcmp(status, "connected") != 0);
+}
+
 /* --- what it says ----------------------------------------------------------------------------- */
 
 /* A key that is 0 or 1; other, if it is missing or nonsense. */

@@ -52,6 +52,10 @@ bool xb_desc_equal(const struct xb_desc *a, const struct xb_desc *b);
 int xb_node_frontend_ok(struct xb_conn *conn, const struct xb_node *node);
 bool xb_node_by_hand(struct xb_conn *conn, const struct xb_node *node);
 
+/* Does the toolstack run a script for it? Has that not yet said hotplug-status=connected? */
+bool xb_node_has_script(struct xb_conn *conn, const struct xb_node *node);
+bool xb_node_awaits_script(struct xb_conn *conn, const struct xb_node *node);
+
 /* The backend directories that are served; NULL past the last one (xenbus.c). */
 const char *xb_kind_at(unsigned i);
 bool xb_kind_served(const char *kind);

@@ -258,6 +258,10 @@ static int observe_frontend(struct xb_conn *conn, struct xb_dev *xd, enum xb_sta
 	err = xb_read_state(conn, HYP_TXN_NONE, xd->node.frontend, fe);
 	if (err)
 		return err;
+	/* The toolstack wants to see us at InitWait: the guest may go on when its script has run. */
+	if (!xd->up && (*fe == XB_INITIALISED || *fe == XB_CONNECTED) &&
+	    xb_node_awaits_script(conn, &xd->node))
+		*fe = XB_INITIALISING;
 	if (xd->up && *fe == XB_INITIALISED && has_new_rings(conn, xd))
 		*fe = XB_INITIALISED_ANEW;
 	if (xd->up && *fe == XB_CONNECTED)

@@ -474,6 +474,69 @@ static void image_cannot_be_opened(void **state)
 	WAIT(stub_count() == 0);
 }
 
+/* What libxl of Xen 4.19 writes for backendtype=tap. */
+static const char *const tap_keys[] = {
+	"script", "/etc/xen/scripts/block-ringdisk",
+	"type", "tap",
+	"dev", "xvda",
+	"removable", "0",
+	"bootable", "1",
+	"discard-enable", "1",
+	"specification", "xen",
+	NULL,
+};
+
+/* The toolstack's script runs at InitWait, and until it has, a guest that is in a hurry waits. */
+static void script_lets_the_guest_go_on(void **state)
+{
+	struct fixture *f = *state;
+
+	f->kind = "vbd3";
+	attach(f, "aio:ringdisk:qcow2:/img", "w", tap_keys);
+	wait_be(f, 2);
+	assert_false(exists(f, be(f, "hotplug-status")));
+	fe_ready(f, 8);
+	put(f, be(f, "hotplug-status"), "almost");
+	usleep(50000); /* nothing is to happen */
+	is(f, be(f, "state"), "2");
+	put(f, be(f, "hotplug-status"), "connected");
+	wait_be(f, 4);
+	fe_state(f, 4);
+	/* The script is not run again for the next kernel. */
+	fe_state(f, 5);
+	wait_be(f, 5);
+	fe_state(f, 6);
+	wait_be(f, 6);
+	fe_state(f, 1);
+	wait_be(f, 2);
+	fe_ready(f, 8);
+	wait_be(f, 4);
+	detach(f);
+	wait_be(f, 5);
+	fe_state(f, 6);
+	wait_be(f, 6);
+	WAIT(stub_count() == 0);
+}
+
+/* The script finds the reason. The guest waits until the toolstack has taken the disk away. */
+static void script_is_told_of_failure(void **state)
+{
+	struct fixture *f = *state;
+
+	f->kind = "vbd3";
+	stub_fail(-ENOENT, -ENOENT, 0, "/img: no such file");
+	attach(f, "aio:/img", "w", tap_keys);
+	wait_be(f, 2);
+	is(f, be(f, "hotplug-status"), "error");
+	is(f, be(f, "hotplug-error"), "/img: no such file");
+	fe_ready(f, 8);
+	usleep(50000); /* nothing is to happen */
+	is(f, be(f, "state"), "2");
+	detach(f);
+	wait_be(f, 6);
+	WAIT(stub_count() == 0);
+}
+
 static void locked_image_is_waited_for(void **state)
 {
 	struct fixture *f = *state;
@@ -1119,6 +1182,8 @@ int main(void)
 		CASE(state_is_garbage, setup),
 		CASE(resume_in_place, setup),
 		CASE(image_cannot_be_opened, setup),
+		CASE(script_is_told_of_failure, setup),
+		CASE(script_lets_the_guest_go_on, setup),
 		CASE(locked_image_is_waited_for, setup),
 		CASE(connect_fails, setup),
 		CASE(frontend_writes_nonsense, setup),
