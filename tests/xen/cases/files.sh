@@ -7,7 +7,7 @@ dom0_side() {
 	guest_start g "" "$(disk xvda "$img")"
 	guest_end g 200
 	# An independent look at what has really arrived in the image.
-	e2fsck -fn "$img" || fail "e2fsck in dom0 finds errors in the image"
+	e2fsck -fn "$(raw_of "$img")" || fail "e2fsck in dom0 finds errors in the image"
 }
 
 sums() {

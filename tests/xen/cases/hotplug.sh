@@ -19,6 +19,7 @@ dom0_side() {
 		guest_wait g 60 "gone $i"
 	done
 	guest_end g 60
+	b=$(raw_of "$b")
 	for i in $(seq $ROUNDS); do
 		[ "$(dd if="$b" bs=1M skip="$i" count=1 2>/dev/null | head -c 8)" = "round $i!" ] ||
 			fail "what the guest wrote in round $i is not in the image"

@@ -8,7 +8,7 @@ dom0_side() {
 	guest_wait g 120 "rebooting"
 	guest_wait_again g 120 "second boot"
 	guest_end g 120
-	e2fsck -fn "$img" || fail "e2fsck in dom0 finds errors in the image"
+	e2fsck -fn "$(raw_of "$img")" || fail "e2fsck in dom0 finds errors in the image"
 }
 
 # Between the two lives of the guest no domain of that name may be there for a moment.

@@ -13,8 +13,8 @@ dom0_side() {
 	guest_go g2
 	guest_end g1 200
 	guest_end g2 200
-	only_seed "$a" 1
-	only_seed "$b" 2
+	only_seed "$(raw_of "$a")" 1
+	only_seed "$(raw_of "$b")" 2
 }
 
 # only_seed IMAGE N: each block of the last pass starts with the guest's own name.

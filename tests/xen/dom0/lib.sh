@@ -41,10 +41,55 @@ wait_for() {
 
 # --- images -----------------------------------------------------------------------------------------
 
-# image NAME SIZE: makes an image without blocks; prints its path.
+# next_format: of the image that is made next; the case's are used in turn.
+next_format() {
+	local n
+	n=$(find "$IMAGES" -type f | wc -l)
+	# shellcheck disable=SC2046 # words
+	set -- $(echo "${RIG_FORMAT:-raw}" | tr + ' ')
+	shift $((n % $#))
+	echo "$1"
+}
+
+# image NAME SIZE: makes an image without blocks, in the format that the case is run with; prints its path.
 image() {
-	truncate -s "$2" "$IMAGES/$1.img" || fail "cannot make image $1"
-	echo "$IMAGES/$1.img"
+	local path
+	path=$IMAGES/$1
+	case $(next_format) in
+	raw)
+		path=$path.img
+		truncate -s "$2" "$path"
+		;;
+	qcow2)
+		path=$path.qcow2
+		qemu-img create -q -f qcow2 "$path" "$2"
+		;;
+	vhd)
+		path=$path.vhd
+		qemu-img create -q -f vpc -o force_size=on "$path" "$2"
+		;;
+	esac || fail "cannot make image $1"
+	echo "$path"
+}
+
+# raw_of IMAGE: the disk as a file of its bytes, once nobody serves it; that its format is in order comes first.
+raw_of() {
+	wait_for 60 "the end of the disks" no_vbds
+	case $1 in
+	*.qcow2)
+		qemu-img check -q "$1" >&2 || fail "qemu-img check finds errors or leaks in $1"
+		qemu-img convert -f qcow2 -O raw "$1" "$1.raw" || fail "cannot read $1"
+		;;
+	*.vhd)
+		ringdisk-img check "vhd:$1" >&2 || fail "ringdisk-img check finds errors in $1"
+		qemu-img convert -f vpc -O raw "$1" "$1.raw" || fail "cannot read $1"
+		;;
+	*)
+		echo "$1"
+		return
+		;;
+	esac
+	echo "$1.raw"
 }
 
 # populate IMAGE: an ext4 file system with files in it that guest_side finds again by populated().
@@ -217,6 +262,18 @@ backend_pid() {
 # only_dom0: no other domain is left, dying ones included.
 only_dom0() {
 	[ "$(xl list | tail -n +2 | wc -l)" -eq 1 ]
+}
+
+# opened_for_writing PATH: whether ringdiskd has it so.
+opened_for_writing() {
+	local pid fd flags
+	pid=$(cat "$STATE/ringdiskd.pid")
+	for fd in "/proc/$pid/fd/"*; do
+		[ "$(readlink "$fd")" = "$1" ] || continue
+		flags=$(sed -n 's/^flags:[^0-9]*//p' "/proc/$pid/fdinfo/${fd##*/}")
+		[ $((flags & 3)) -eq 0 ] || return 0 # octal, it begins with 0
+	done
+	return 1
 }
 
 # no_vbds: no disk is left in the store.
