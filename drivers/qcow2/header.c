@@ -650,14 +650,22 @@ static int write_header(struct qcow2 *q, const struct header *h, uint8_t **buf)
 	return r ? r : write_flushed(q, *buf, 0, SECTOR);
 }
 
+void header_copy(struct qcow2 *q, struct header *h)
+{
+	pthread_mutex_lock(&q->header_lock);
+	*h = q->h;
+	pthread_mutex_unlock(&q->header_lock);
+}
+
 int header_write(struct qcow2 *q, const struct header *h)
 {
-	struct header now = *h;
+	struct header now;
 	uint8_t *buf;
 	int r;
 
-	/* q_corrupt() writes the same sector */
+	/* q_corrupt() writes the same sector, and to q->h, which h may be */
 	pthread_mutex_lock(&q->header_lock);
+	now = *h;
 	now.incompatible |= q->h.incompatible & INCOMPAT_CORRUPT;
 	r = write_header(q, &now, &buf);
 	pthread_mutex_unlock(&q->header_lock);

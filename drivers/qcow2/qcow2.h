@@ -44,7 +44,8 @@
 /* When it is written; see common/meta.h. */
 enum qcow2_order { ORDER_REFCOUNT, ORDER_REFTABLE, ORDER_L2, ORDER_L1, ORDERS };
 
-/* Header as parsed; see header.c. Set at open; changed by header_update() with nothing else in flight. */
+/* Header as parsed; see header.c. Set at open; changed by header_update() with nothing else in flight, and while others
+ * are: the corrupt bit under header_lock, what resize.c and reftable.c change with a claim and the metadata's lock. */
 struct header {
 	uint32_t version, cluster_bits, refcount_order, header_length;
 	uint64_t size; /* of the disk, bytes */
@@ -147,6 +148,8 @@ int header_update(struct qcow2 *q, const struct header *h);
 /* Write h as header_update() does, but leave q->h to the caller: for one who has others in flight. A corrupt bit that
  * q->h has got meanwhile is kept. */
 int header_write(struct qcow2 *q, const struct header *h);
+/* q->h, to be changed and given to header_write(): q_corrupt() may set its bit in q->h at any moment. */
+void header_copy(struct qcow2 *q, struct header *h);
 void header_free(struct header *h);
 
 /* ---- tables.c ------------------------------------------------------------------------------------------ */

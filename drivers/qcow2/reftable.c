@@ -276,7 +276,7 @@ static void remove_metadata(struct qcow2 *q, const struct growth *g)
 static int growth_write(struct qcow2 *q, const struct growth *g)
 {
 	const struct iovec iov = { .iov_base = g->buf, .iov_len = growth_bytes(q, g) };
-	struct header h = q->h;
+	struct header h;
 	int r = q->host->file_writev(q->file, &iov, 1, q->alloc->end << q->cluster_bits);
 
 	if (!r)
@@ -285,6 +285,7 @@ static int growth_write(struct qcow2 *q, const struct growth *g)
 		remove_metadata(q, g);
 		return r;
 	}
+	header_copy(q, &h);
 	h.reftable_offset = (q->alloc->end + g->blocks) << q->cluster_bits;
 	h.reftable_clusters = (uint32_t)g->clusters;
 	r = header_write(q, &h);

@@ -69,10 +69,11 @@ static int restore_header(struct qcow2 *q, int r)
 static int switch_table(struct qcow2 *q, struct grown *new)
 {
 	uint64_t offset = q->h.l1_offset, length = align_up((uint64_t)q->h.l1_size * 8, q->cluster);
-	struct header h = q->h;
 	uint64_t *old = q->l1;
+	struct header h;
 	int r;
 
+	header_copy(q, &h);
 	h.l1_offset = new->offset;
 	h.l1_size = (uint32_t)new->entries;
 	r = header_write(q, &h);
@@ -180,7 +181,7 @@ static int set_size(struct qcow2 *q, uint64_t size)
 	int r;
 
 	claims_take(&q->claims, &claim, 0, DISK_END);
-	h = q->h;
+	header_copy(q, &h);
 	h.size = size;
 	r = header_write(q, &h);
 	if (r == 0) {
