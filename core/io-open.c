@@ -528,7 +528,8 @@ int io_unlink(const char *path)
 
 	if (!opener_is_used())
 		return unlink(path) ? -errno : 0;
-	r = io_open_why("", path, RD_OPEN_WRITE, &file, err, sizeof(err));
+	/* Without a lock: whoever still has it open is about to close it, and a name is not content. */
+	r = io_open_why("", path, RD_OPEN_WRITE | RD_OPEN_PROBE, &file, err, sizeof(err));
 	if (r)
 		return r;
 	r = io_remove(file);
