@@ -554,6 +554,7 @@ int nbd_start(const char *dir, const char *group)
 {
 	int r;
 
+	clock_calibrate(); /* before there is a thread that reads the clock */
 	lock_init(&nbd_srv.lock, RANK_LEAF, "nbd");
 	cond_init_monotonic(&nbd_srv.changed);
 	log_limit_init(&nbd_srv.limit, 10, 60000);
