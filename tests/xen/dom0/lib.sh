@@ -10,7 +10,7 @@ IMAGES=$RIG/images
 CONSOLES=$RIG/consoles      # guest-NAME.log, written by xenconsoled
 # shellcheck disable=SC2034 # for dom0/main
 LOGS=$RIG/logs
-STATE=$RIG/state            # ringdiskd.pid
+PIDFILE=/run/ringdisk/ringdiskd.pid
 
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/lib/xen-4.17/bin
 export PATH LC_ALL=C
@@ -255,7 +255,7 @@ only_backend() {
 backend_pid() {
 	case $RIG_BACKEND in
 	qdisk) xenstore-read "/local/domain/$(xl domid "$1")/image/device-model-pid" ;;
-	*) cat "$STATE/ringdiskd.pid" ;;
+	*) cat $PIDFILE ;;
 	esac
 }
 
@@ -267,7 +267,7 @@ only_dom0() {
 # opened_for_writing PATH: whether ringdiskd has it so.
 opened_for_writing() {
 	local pid fd flags
-	pid=$(cat "$STATE/ringdiskd.pid")
+	pid=$(cat $PIDFILE)
 	for fd in "/proc/$pid/fd/"*; do
 		[ "$(readlink "$fd")" = "$1" ] || continue
 		flags=$(sed -n 's/^flags:[^0-9]*//p' "/proc/$pid/fdinfo/${fd##*/}")
