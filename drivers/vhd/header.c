@@ -386,6 +386,18 @@ int batmap_disarm(struct vhd *v)
 	return r;
 }
 
+/* The file's is as bits: what says that a block is full must be taken back before that block goes. */
+static void wrote_batmap(struct batmap *b)
+{
+	bool armed = false;
+
+	for (uint32_t i = 0; !armed && i < b->bytes; i++)
+		armed = b->bits[i];
+	b->valid = true;
+	b->stale = false;
+	__atomic_store_n(&b->armed, armed, __ATOMIC_RELEASE);
+}
+
 /* Where we know nothing new it says what it said: full_set() has cleared the bits of blocks that were freed. */
 int batmap_write(struct vhd *v)
 {
@@ -404,8 +416,10 @@ int batmap_write(struct vhd *v)
 			b->bits[i / 8] |= bit;
 		differs = differs || (b->bits[i / 8] & bit) != was;
 	}
-	if (differs)
-		r = batmap_put(v, b->bits);
-	b->stale = b->stale && r;
+	if (!differs)
+		return 0;
+	r = batmap_put(v, b->bits);
+	if (!r)
+		wrote_batmap(b);
 	return r;
 }

@@ -483,34 +483,29 @@ static void note(void *ctx, int severity, const char *text)
 	fprintf(stderr, "check (%d): %s\n", severity, text);
 }
 
-/* The findings; true: it says that all is well now. */
-static bool check_once(struct disk *d, uint32_t flags)
+/* good: nothing may be wrong. True: all is well, or is now. */
+static bool check_once(struct disk *d, uint32_t flags, bool good)
 {
 	const struct rd_progress progress = { .note = note };
 	struct rd_check found;
 	int r = img_check(d->image, flags, getenv("FUZZ_VERBOSE") ? &progress : NULL, &found);
 
 	MUST(r <= 0 && r > -4096);
-	MUST(!r || !d->strict);
-	if (d->strict && (found.errors || found.leaks || found.unchecked))
-		fprintf(stderr, "%llu errors, %llu leaks, %llu unchecked\n",
-			(unsigned long long)found.errors, (unsigned long long)found.leaks,
-			(unsigned long long)found.unchecked);
-	if (d->strict)
+	MUST(!r || !good);
+	if (good && (found.errors || found.leaks || found.unchecked))
+		fprintf(stderr, "%llu errors, %llu leaks, %llu unchecked\n", (unsigned long long)found.errors,
+			(unsigned long long)found.leaks, (unsigned long long)found.unchecked);
+	if (good)
 		MUST(!found.errors && !found.leaks && !found.unchecked);
-	return !r && found.errors == found.errors_fixed && found.leaks == found.leaks_fixed &&
-	       !found.unchecked;
+	return !r && found.errors == found.errors_fixed && found.leaks == found.leaks_fixed && !found.unchecked;
 }
 
 static void check(struct disk *d, uint32_t flags)
 {
-	struct rd_check again;
-	bool well = check_once(d, flags);
+	bool well = check_once(d, flags, d->strict);
 
-	if (flags && well) {
-		MUST(!img_check(d->image, 0, NULL, &again));
-		MUST(!again.errors && !again.leaks && !again.unchecked);
-	}
+	if (flags && well)
+		check_once(d, 0, true);
 	/* what contradicts itself may be lost */
 	if (flags)
 		learn(d, 0, d->size);
@@ -637,7 +632,7 @@ static void operate_all(struct disk *d, const uint8_t *data, size_t size)
 	if (good && (d->strict || d->keeps))
 		compare(d, 0, d->size);
 	if (good && d->strict)
-		check(d, 0);
+		check_once(d, 0, true);
 	if (good && reopen(d) && (d->strict || d->keeps))
 		compare(d, 0, d->size);
 	if (d->image)
