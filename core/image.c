@@ -676,8 +676,11 @@ int img_resize(struct image *image, uint64_t size)
 	turn_begin(image);
 	r = image->driver->resize(image->handle, size);
 	turn_end(image);
-	if (r)
+	if (r) {
+		/* what failed may have come far enough that the size is another now */
+		img_refresh(image);
 		return result(image, "resize", r);
+	}
 	if (image->driver->refresh)
 		r = img_refresh(image);
 	else

@@ -269,11 +269,12 @@ int q_check(void *handle, uint32_t flags, const struct rd_progress *progress,
 	    struct rd_check *result)
 {
 	struct qcow2 *q = handle;
+	const struct header before = q->h;
 	int r = check(q, flags, progress, result), reloaded;
 
 	if (!flags || r == -ENOMEM)
 		return r;
-	reloaded = renew_reload(q);
+	reloaded = renew_reload(q, &before);
 	return r ? r : reloaded;
 }
 

@@ -174,6 +174,9 @@ struct cluster {
 
 /* Cluster-aligned offset of the L2 table of a guest offset, 0: none. Lock. */
 uint64_t l2_table_of(const struct qcow2 *q, uint64_t guest);
+/* In l1[], in a bit that the format does not use: the entry is impossible. Never written: such an image is
+ * read-only. */
+#define L1_BAD 1ull
 /* The L1 entry of a guest offset is impossible. Lock. */
 bool l1_bad(const struct qcow2 *q, uint64_t guest);
 /* Offset in the file of the L2 entry of a guest offset in the table at l2. */
@@ -192,6 +195,8 @@ void metadata_remove(struct qcow2 *q, uint64_t offset, uint64_t length);
 bool metadata_meets(const struct qcow2 *q, uint64_t offset, uint64_t length);
 int metadata_init(struct qcow2 *q); /* at open: header, L1, L2 tables, refcount table and blocks, snapshots */
 void metadata_free(struct qcow2 *q);
+struct meta_set;
+void metadata_discard(struct meta_set *m); /* what metadata_init() has once made */
 /* Say it once, set the corrupt bit in the file (not under the lock), refuse writes from now on. Returns -EIO. */
 int q_corrupt(struct qcow2 *q, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 

@@ -337,23 +337,82 @@ int renew_finish(struct walk *w, struct header *h)
 	return r;
 }
 
-int renew_reload(struct qcow2 *q)
+/* The file is right, but memory does not know it: what is not in memory cannot be read, and nothing is written. */
+static int give_up(struct qcow2 *q, int r)
 {
-	uint64_t *l1 = q->l1;
+	meta_wrlock(q->meta);
+	q->corrupt = true;
+	meta_end(q->meta);
+	q->host->log(q->host, RD_LOG_ERR,
+		     "%s: cannot be read again: %s; nothing is written to it until it is opened again", q->path,
+		     strerror(-r));
+	return r;
+}
+
+/* A table that cannot be read must not look empty: where it is the old one, memory has it; else all of it is bad. */
+static int reload_l1(struct qcow2 *q, const struct header *before)
+{
+	uint64_t *old = q->l1;
+	int r = load_l1(q);
+
+	if (r && before->l1_offset == q->h.l1_offset && before->l1_size == q->h.l1_size) {
+		free(q->l1);
+		q->l1 = old;
+		return r;
+	}
+	if (r && !q->l1) {
+		q->l1 = old;
+		q->h.l1_size = before->l1_size;
+	}
+	for (uint32_t i = 0; r && i < q->h.l1_size; i++)
+		q->l1[i] = L1_BAD;
+	if (q->l1 != old)
+		free(old);
+	return r;
+}
+
+static int reload_ranges(struct qcow2 *q)
+{
+	struct meta_set *old = q->metadata;
+	int r = metadata_init(q);
+
+	if (r)
+		metadata_free(q);
+	if (r)
+		q->metadata = old;
+	else
+		metadata_discard(old);
+	return r;
+}
+
+static int reload_alloc(struct qcow2 *q)
+{
+	struct alloc *old = q->alloc, *new;
+	int r = old ? alloc_init(q) : 0;
+
+	if (!old)
+		return 0;
+	new = q->alloc;
+	q->alloc = old;
+	if (r)
+		return r;
+	alloc_free(q);
+	q->alloc = new;
+	return 0;
+}
+
+int renew_reload(struct qcow2 *q, const struct header *before)
+{
 	int r = find_file_end(q);
 
 	derive(q);
-	if (r || !q->meta) /* only just being opened */
+	if (!q->meta) /* only just being opened */
 		return r;
 	meta_forget(q->meta, 0, HOST_OFFSET_MAX);
 	decompressed_forget(q, 0, HOST_OFFSET_MAX);
-	r = load_l1(q);
-	free(l1);
-	metadata_free(q);
-	if (!r)
-		r = metadata_init(q);
-	if (r || !q->alloc)
-		return r;
-	alloc_free(q);
-	return alloc_init(q);
+	if (reload_l1(q, before))
+		r = r ? r : -EIO;
+	r = r ? r : reload_ranges(q);
+	r = r ? r : reload_alloc(q);
+	return r ? give_up(q, r) : 0;
 }

@@ -27,8 +27,9 @@ int renew_active(struct walk *w, struct header *h, uint64_t *l1, uint32_t size, 
 int renew_snapshots(struct walk *w, struct header *h);
 /* New refcount table and blocks by w->counts, flush, and the header. q->h is h then, and the old is given back. */
 int renew_finish(struct walk *w, struct header *h);
-/* Everything in memory is made anew from the file. */
-int renew_reload(struct qcow2 *q);
+/* Everything in memory is made anew from the file; before: the header when memory was right. If that fails nothing is
+ * written any more, and what is not known to be right cannot be read. */
+int renew_reload(struct qcow2 *q, const struct header *before);
 
 /* A range of clusters has so many references more (or fewer). */
 int renew_count(struct walk *w, uint64_t offset, uint64_t length, int by);

@@ -229,7 +229,7 @@ int q_snapshot(void *handle, int op, const char *name, const struct rd_progress 
 	const struct rd_progress quiet = { .step = progress ? progress->step : NULL,
 					   .ctx = progress ? progress->ctx : NULL };
 	struct qcow2 *q = handle;
-	struct header h;
+	struct header h, before = q->h;
 	struct walk w;
 	int r, reloaded;
 
@@ -250,7 +250,7 @@ int q_snapshot(void *handle, int op, const char *name, const struct rd_progress 
 	walk_end(&w);
 	if (r && r != -EUCLEAN)
 		say_why(q, op, name, r);
-	reloaded = renew_reload(q);
+	reloaded = renew_reload(q, &before);
 	return r ? r : reloaded;
 }
 

@@ -22,10 +22,6 @@
 
 #include "qcow2.h"
 
-/* In l1[], in a bit that the format does not use: the entry is impossible. Never written: such an image is
- * read-only. */
-#define L1_BAD 1ull
-
 /* ---- entries ------------------------------------------------------------------------------------------- */
 
 static uint64_t l1_entry(const struct qcow2 *q, uint64_t guest)
@@ -531,13 +527,18 @@ int metadata_init(struct qcow2 *q)
 	return r ? r : add_l2_tables(q);
 }
 
+void metadata_discard(struct meta_set *m)
+{
+	if (!m)
+		return;
+	free(m->ranges);
+	free(m->slots);
+	free(m);
+}
+
 void metadata_free(struct qcow2 *q)
 {
-	if (!q->metadata)
-		return;
-	free(q->metadata->ranges);
-	free(q->metadata->slots);
-	free(q->metadata);
+	metadata_discard(q->metadata);
 	q->metadata = NULL;
 }
 

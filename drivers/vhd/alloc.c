@@ -152,10 +152,10 @@ void alloc_free(struct vhd *v)
  * footer. */
 static int move_footer(struct vhd *v, uint64_t end)
 {
-	int r;
+	int r = footer_mend_copy(v);
 
 	footer_encode(&v->footer);
-	r = footer_write_at(v, &v->footer, end);
+	r = r ? r : footer_write_at(v, &v->footer, end);
 	r = r ? r : v->host->file_flush(v->file);
 	if (!r) {
 		v->alloc->footer = end;

@@ -515,6 +515,7 @@ static int repair_footers(struct job *j)
 	if (v->block_device)
 		end = align_down(size, SECTOR) - FTR_LENGTH;
 	r = footers_update(v, &f, end);
+	r = r ? r : footer_mend_copy(v);
 	if (!r && !v->block_device)
 		r = v->host->file_truncate(v->file, end + FTR_LENGTH);
 	if (!r)

@@ -334,6 +334,19 @@ int footer_write_at(struct vhd *v, const struct footer *f, uint64_t offset)
 	return file_write(v, f->raw, FTR_LENGTH, offset);
 }
 
+int footer_mend_copy(struct vhd *v)
+{
+	int r;
+
+	if (!v->writable || v->fixed || v->copy_valid)
+		return 0;
+	footer_encode(&v->footer);
+	r = footer_write_at(v, &v->footer, 0);
+	r = r ? r : v->host->file_flush(v->file);
+	v->copy_valid = !r;
+	return r;
+}
+
 int footers_update(struct vhd *v, struct footer *f, uint64_t end)
 {
 	int r;
@@ -341,15 +354,20 @@ int footers_update(struct vhd *v, struct footer *f, uint64_t end)
 	footer_encode(f);
 	r = footer_write_at(v, f, end);
 	r = r ? r : v->host->file_flush(v->file);
-	if (r)
+	if (r) {
+		/* perhaps it is there nevertheless; what memory says must be what the next open finds */
+		if (!v->fixed && v->end_valid)
+			footer_write_at(v, &v->footer, end);
 		return r;
+	}
 	v->footer = *f;
 	v->end_valid = true;
 	if (v->fixed)
 		return 0;
 	v->copy_valid = false;
-	r = footer_write_at(v, f, 0);
-	r = r ? r : v->host->file_flush(v->file);
-	v->copy_valid = !r;
-	return r;
+	r = footer_mend_copy(v);
+	if (r)
+		v->host->log(v->host, RD_LOG_WARN, "%s: the copy of the footer at the beginning: %s", v->path,
+			     strerror(-r));
+	return 0;
 }

@@ -363,7 +363,11 @@ static int batmap_put(struct vhd *v, const uint8_t *bits)
 	batmap_encode(raw, b->offset, bits, b->bytes);
 	r = file_write(v, bits, b->bytes, b->offset);
 	r = r ? r : file_write(v, raw, BMH_LENGTH, b->header);
-	return r ? r : v->host->file_flush(v->file);
+	r = r ? r : v->host->file_flush(v->file);
+	/* perhaps half of it is there: it is written again at close */
+	if (r)
+		b->stale = true;
+	return r;
 }
 
 int batmap_disarm(struct vhd *v)

@@ -497,17 +497,22 @@ static int grow_dynamic(struct vhd *v, uint64_t size, struct layout *l)
 	return r ? r : set_size(v, size, alloc_end(v));
 }
 
+/* The size comes first: blocks that are freed may have hidden what an ancestor has there. If freeing them fails their
+ * room is lost until the disk grows again (clear_spare). */
 static int shrink_dynamic(struct vhd *v, uint64_t size)
 {
 	uint32_t blocks = (uint32_t)blocks_of(size, v->block);
-	int r = batmap_disarm(v);
+	int r = batmap_disarm(v), freed = 0;
 
-	for (uint32_t i = blocks; i < v->blocks && !r; i++)
-		if (bat_used(v->bat[i]))
-			r = free_block(v, i);
-	r = r ? r : meta_checkpoint(v->meta);
 	r = r ? r : set_size(v, size, alloc_end(v));
-	return r ? r : resize_tables(v, blocks);
+	if (r)
+		return r;
+	for (uint32_t i = blocks; i < v->blocks && !freed; i++)
+		if (bat_used(v->bat[i]))
+			freed = free_block(v, i);
+	freed = freed ? freed : meta_checkpoint(v->meta);
+	r = resize_tables(v, blocks);
+	return freed ? freed : r;
 }
 
 static int resize_dynamic(struct vhd *v, uint64_t size)
@@ -534,18 +539,31 @@ static int resize_dynamic(struct vhd *v, uint64_t size)
 	return r;
 }
 
-/* The new footer is there before the old one becomes data. */
+/* All that the file had behind the disk's end, the old footer being the last of it. */
+static int zero_behind(struct vhd *v, uint64_t before, uint64_t size, uint64_t file)
+{
+	int r = file > size + FTR_LENGTH ? v->host->file_truncate(v->file, size + FTR_LENGTH) : 0;
+
+	r = r ? r : v->host->file_zero(v->file, before, MIN(size, file) - before, 0);
+	return r ? r : v->host->file_flush(v->file);
+}
+
+/* The new footer is there before the old one becomes data. If that cannot be zeroed, the disk is what it was. */
 static int grow_fixed(struct vhd *v, uint64_t size)
 {
 	uint64_t before = v->size, file;
 	int r = file_size(v, &file);
 
 	r = r ? r : set_size(v, size, size);
-	/* All that the file had behind the disk's end, the old footer being the last of it. */
-	if (!r && file > size + FTR_LENGTH)
-		r = v->host->file_truncate(v->file, size + FTR_LENGTH);
-	r = r ? r : v->host->file_zero(v->file, before, MIN(size, file) - before, 0);
-	return r ? r : v->host->file_flush(v->file);
+	if (r)
+		return r;
+	r = zero_behind(v, before, size, file);
+	if (!r)
+		return 0;
+	if (!set_size(v, before, before))
+		v->host->file_truncate(v->file, before + FTR_LENGTH);
+	__atomic_store_n(&v->size, before, __ATOMIC_RELAXED);
+	return r;
 }
 
 static int shrink_fixed(struct vhd *v, uint64_t size)

@@ -152,18 +152,9 @@ static int judge(struct vhd *v, uint32_t bad, bool accept)
 	return 0;
 }
 
-/* The footer at 0 is what is left when power fails while blocks are allocated: it must be good before that. */
 static int mend_copy(struct vhd *v)
 {
-	int r;
-
-	if (!v->writable || v->copy_valid || v->damaged)
-		return 0;
-	footer_encode(&v->footer);
-	r = footer_write_at(v, &v->footer, 0);
-	r = r ? r : v->host->file_flush(v->file);
-	v->copy_valid = !r;
-	return say(v, r, "the footer's copy");
+	return v->damaged ? 0 : say(v, footer_mend_copy(v), "the footer's copy");
 }
 
 static int start_meta(struct vhd *v)
@@ -341,6 +332,7 @@ err_free:
 /* Nothing is in flight; the file is as good as memory. What fails here costs hints, or room at the end. */
 static void tidy(struct vhd *v)
 {
+	mend_copy(v);
 	if (!v->changed && !v->batmap.stale && v->end_valid)
 		return;
 	say(v, batmap_write(v), "batmap");

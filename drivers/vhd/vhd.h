@@ -154,7 +154,10 @@ void footer_encode(struct footer *f);
 int footers_read(struct vhd *v);
 /* One at this offset. */
 int footer_write_at(struct vhd *v, const struct footer *f, uint64_t offset);
-/* Both footers say f: the one at the end, flush, the copy, flush. Becomes v->footer. */
+/* The copy at 0 is what is left when power fails while blocks are allocated: it must be good before that. */
+int footer_mend_copy(struct vhd *v);
+/* Both footers say f: the one at the end, flush, the copy, flush. Becomes v->footer with the first flush: if only the
+ * copy cannot be written it is mended later (copy_valid). */
 int footers_update(struct vhd *v, struct footer *f, uint64_t end);
 /* Bytes of the disk, by what its creator meant. */
 uint64_t footer_disk_size(const struct footer *f);
