@@ -836,6 +836,30 @@ static void clean_up(void)
 	rmdir(dir);
 }
 
+/* Killed in whatever way: a process of another session sees the pipe's end and removes the directory. */
+static void clean_up_after_death(void)
+{
+	int fds[2];
+	char byte;
+	pid_t pid;
+
+	if (pipe2(fds, O_CLOEXEC) || (pid = fork()) < 0)
+		die("no process to clean up: %s", strerror(errno));
+	if (pid) {
+		close(fds[0]);
+		return;
+	}
+	setsid();
+	close(fds[1]);
+	signal(SIGHUP, SIG_IGN);
+	signal(SIGINT, SIG_IGN);
+	signal(SIGTERM, SIG_IGN);
+	while (read(fds[0], &byte, 1) < 0 && errno == EINTR)
+		;
+	execlp("rm", "rm", "-rf", dir, (char *)NULL);
+	_exit(1);
+}
+
 int main(int argc, char **argv)
 {
 	const char *drivers = getenv("RD_DRIVERS");
@@ -853,6 +877,7 @@ int main(int argc, char **argv)
 	snprintf(run.live, sizeof(run.live), "%s/live", dir);
 	snprintf(run.state, sizeof(run.state), "%s/state", dir);
 	snprintf(run.redo, sizeof(run.redo), "%s/redo", dir);
+	clean_up_after_death();
 	atexit(clean_up);
 	/* After power loss there is no redo log, and none of this machine is ours. */
 	redo_look_in(dir);

@@ -24,3 +24,23 @@ judged --depth=0 --kill=$rounds "${args[@]}"
 vhd=(--block=2097152 --size=8388608 --create='qemu-img create -q -f vpc -o force_size=on "$1" $2' vhd)
 judged --depth=0 --kill=$((rounds / 4)) --length=20 "${vhd[@]}"
 found --depth=0 --kill=$rounds --length=20 --no-redo "${vhd[@]}"
+
+# Killed itself, it leaves nothing behind.
+qcow2 1024
+"$crash" --depth=0 --random=100000 "${args[@]}" >/dev/null 2>&1 &
+pid=$!
+dir=
+for ((i = 0; i < 600; i++)); do
+	dir=$(find "/proc/$pid/fd" -lname '*/ringdisk-crash.*' -printf '%l\n' 2>/dev/null | sed -n '1s,/[^/]*$,,p') || true
+	[ -z "$dir" ] || break
+	kill -0 $pid 2>/dev/null || fail "crash is not there any more"
+	sleep 0.05
+done
+kill -9 $pid
+wait $pid 2>/dev/null || true
+[ -n "$dir" ] || fail "crash has no directory"
+for ((i = 0; i < 600; i++)); do
+	[ -e "$dir" ] || break
+	sleep 0.05
+done
+[ ! -e "$dir" ] || fail "$dir stays behind"
