@@ -2,6 +2,7 @@
 # A child is merged into its parent, and is killed at any call that changes a file: its disk reads the same at every
 # moment, both images are good, and the next run goes on. Not while somebody uses one of them.
 . "${srcdir:-.}/functions.sh"
+. "$srcdir/driver/functions.sh"
 . "$srcdir/cli/img-functions.sh"
 
 read -ra cc <<<"${CC:-cc}"
@@ -57,6 +58,8 @@ for format in vhd qcow2; do
 		for image in base child; do
 			status=0
 			"$rimg" --driver-dir "$drivers" -q check "$format:$tmp/$image" >out 2>err || status=$?
+			# Between the writing of two footers they differ; whoever opens the image for writing mends that.
+			[ "$status" != 2 ] || grep -v "the copy of the footer at the beginning" err >&2 || status=0
 			[ "$status" = 0 ] || [ "$status" = 3 ] || fail "$format $image, killed at $at: $(cat out err)"
 		done
 	done
@@ -64,6 +67,10 @@ for format in vhd qcow2; do
 	json "0 <= d['copied'] < 6 << 20"
 	img 0 compare --strict "raw:$tmp/expected" "$format:$tmp/base"
 	img 0 compare --strict "raw:$tmp/expected" "$format:$tmp/child"
+	# What a kill has left behind the last block goes when something changes, and all else by a repair.
+	head -c 512 expected >first
+	img 0 write "$format:$tmp/child" <first
+	img 0 coalesce "$format:$tmp/child"
 	img 0 check --repair=leaks "$format:$tmp/child"
 	[ "$(stored child)" -lt 1000000 ] || fail "$format: the child still has $(stored child) bytes"
 
@@ -80,21 +87,10 @@ for format in vhd qcow2; do
 	json "d['copied'] == 0"
 	img 0 check "$format:$tmp/base"
 
-	# Somebody has one of them: ten seconds are more than enough.
 	for used in base child; do
-		mkfifo hold
-		"$rimg" --driver-dir "$drivers" write "$format:$tmp/$used" <hold >/dev/null 2>&1 &
-		holder=$!
-		exec 7>hold
-		rm hold
-		# Nothing is left to do, so that it does no harm until the other one has its lock.
-		for ((tries = 0; tries < 100; tries++)); do
-			"$rimg" --driver-dir "$drivers" -q coalesce "$format:$tmp/child" >out 2>err || break
-			sleep 0.1
-		done
-		[ "$tries" -lt 100 ] || fail "$format: coalesced while the $used was in use"
-		grep -q "is locked" err || fail "$format: $used in use: $(cat err)"
-		exec 7>&-
-		wait "$holder" || true
+		hold "$format:$tmp/$used"
+		img 1 coalesce "$format:$tmp/child"
+		says err "is locked"
+		release
 	done
 done

@@ -1,6 +1,7 @@
 #!/bin/bash
 # query and set: what vhd-util's users ask for and change; hidden images are not written to.
 . "${srcdir:-.}/functions.sh"
+. "$srcdir/driver/functions.sh"
 . "$srcdir/cli/img-functions.sh"
 
 # asked IMAGE FIELD VALUE
@@ -39,20 +40,11 @@ img 1 set "qcow2:$tmp/q" hidden=yes
 says err "no hidden to set"
 
 # In use, and without its parent.
-mkfifo hold
-"$rimg" --driver-dir "$drivers" write "vhd:$tmp/c.vhd" <hold &
-holder=$!
-exec 7>hold
-for ((tries = 0; tries < 100; tries++)); do
-	"$rimg" --driver-dir "$drivers" -q info "vhd:$tmp/c.vhd" >/dev/null 2>&1 || break
-	sleep 0.1
-done
-[ "$tries" -lt 100 ] || fail "the image is not in use"
+hold "vhd:$tmp/c.vhd"
 asked "vhd:$tmp/c.vhd" depth 3
 img 1 set "vhd:$tmp/c.vhd" hidden=yes
 says err "is locked"
-exec 7>&-
-wait "$holder"
+release
 mv a.vhd away
 img 1 query "vhd:$tmp/c.vhd"
 says out "parent: b.vhd"
