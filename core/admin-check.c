@@ -39,9 +39,10 @@ static void note(void *ctx, int severity, const char *text)
 		json_array_append_new(check->notes, admin_text(text));
 }
 
+/* The notes go with the answer: another thread sends it, and frees them. */
 static void answer(struct admin_request *req, struct device *dev, const struct rd_check *r, json_t *notes)
 {
-	admin_reply(req, json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:O}", "disk", dev_name(dev), "errors",
+	admin_reply(req, json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "disk", dev_name(dev), "errors",
 	                           (json_int_t)r->errors, "leaks", (json_int_t)r->leaks, "unchecked",
 	                           (json_int_t)r->unchecked, "clusters", (json_int_t)r->clusters, "allocated",
 	                           (json_int_t)r->allocated, "fragmented", (json_int_t)r->fragmented, "image_end",
@@ -62,13 +63,14 @@ static void job(struct device *dev, void *arg)
 	char text[512];
 	int err = dev_check(dev, &progress, &result);
 
-	if (!err)
+	if (!err) {
 		answer(req, dev, &result, check.notes);
-	else
-		admin_fail(req, err == -ECANCELED ? ADMIN_E_TIMEOUT : ADMIN_E_FAILED, dev_name(dev),
-		           err == -ECANCELED ? "the disk goes on; more with --seconds" : NULL, "cannot check %s: %s",
-		           dev_name(dev), *dev_error(dev, text, sizeof(text)) ? text : strerror(-err));
+		return;
+	}
 	json_decref(check.notes);
+	admin_fail(req, err == -ECANCELED ? ADMIN_E_TIMEOUT : ADMIN_E_FAILED, dev_name(dev),
+	           err == -ECANCELED ? "the disk goes on; more with --seconds" : NULL, "cannot check %s: %s",
+	           dev_name(dev), *dev_error(dev, text, sizeof(text)) ? text : strerror(-err));
 }
 
 void admin_verb_check(struct admin_request *req)
