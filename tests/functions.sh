@@ -29,9 +29,10 @@ srcdir=$top_srcdir/tests
 }
 
 test_name=$(basename "$0" .sh)
-# A socket's path has room for 107 bytes: when the build tree is too deep, the directory goes elsewhere.
+# A socket's path has room for 107 bytes, some of them for nbd/NAME: when the build tree is too deep, the directory
+# goes elsewhere.
 tmp=$top_builddir/tests/tmp
-[ ${#tmp} -le 60 ] || tmp=${TMPDIR:-/tmp}
+[ ${#tmp} -le 44 ] || tmp=${TMPDIR:-/tmp}
 mkdir -p "$tmp"
 tmp=$(mktemp -d "$tmp/${test_name:0:24}.XXXXXX")
 

@@ -81,7 +81,7 @@ done
 img 0 set "vhd:$tmp/a.vhd" hidden=yes
 img 0 set "vhd:$tmp/b.vhd" hidden=yes
 fill more 0 100
-img 0 write "vhd:$tmp/c.vhd" -o 1M <more
+img 0 write "vhd:$tmp/c.vhd" -o 1M <"more"
 img 0 read "vhd:$tmp/c.vhd"
 mv out expected
 img 0 coalesce "vhd:$tmp/c.vhd"

@@ -212,7 +212,7 @@ good.disconnect()
 print("done")
 END_PYTHON
 PYTHONDONTWRITEBYTECODE=1 timeout 300 python3 "$tmp/hostile.py" "$srcdir/nbd" "$tmp/nbd" >"$tmp/hostile" 2>&1 || fail "$(tail -20 "$tmp/hostile")"
-grep -q done "$tmp/hostile"
+grep -q 'done' "$tmp/hostile"
 
 # Nobody is left, and memory is not either.
 for disk in nbd/0 nbd/1 nbd/2; do

@@ -62,6 +62,7 @@ static struct {
 	int error;
 	unsigned nth, count;
 	atomic_bool on;
+	atomic_uint spared; /* how many threads must not meet one now */
 	atomic_uint calls;
 } faults;
 
@@ -115,7 +116,7 @@ static bool fails(enum call call)
 {
 	unsigned n;
 
-	if (call != faults.call || !atomic_load(&faults.on))
+	if (call != faults.call || !atomic_load(&faults.on) || atomic_load(&faults.spared))
 		return false;
 	n = atomic_fetch_add(&faults.calls, 1) + 1;
 	if (n < faults.nth || (faults.count && n - faults.nth >= faults.count))
@@ -284,10 +285,13 @@ static void note(struct worker *w, uint64_t first, uint64_t count, uint32_t tag,
 static void settle(struct worker *w, uint64_t first, uint64_t count)
 {
 	struct iovec iov = { .iov_base = w->buf, .iov_len = count * SECTOR };
-	bool on = atomic_exchange(&faults.on, false);
-	int r = img_readv(g.image, &iov, 1, first * SECTOR);
+	int r = -EIO;
 
-	atomic_store(&faults.on, on);
+	/* Again: it may have waited for what another thread was reading when that failed. */
+	atomic_fetch_add(&faults.spared, 1);
+	for (int i = 0; r && i < 10; i++)
+		r = img_readv(g.image, &iov, 1, first * SECTOR);
+	atomic_fetch_sub(&faults.spared, 1);
 	if (r)
 		die("cannot read what a failed operation or a discard left");
 	for (uint64_t i = 0; i < count; i++) {

@@ -9,8 +9,9 @@ man=$top_srcdir/man
 
 if command -v mandoc >/dev/null; then
 	# What is not installed here is no fault of a page.
-	mandoc -Tlint "$man"/*.[1-9] 2>&1 |
-		grep -Ev 'referenced manual not found|mandoc\.db' >"$tmp/lint" || true
+	# Two files, or a line of one stands in the middle of the other's.
+	mandoc -Tlint "$man"/*.[1-9] >"$tmp/lint.out" 2>"$tmp/lint.err" || true
+	grep -hEv 'referenced manual not found|mandoc\.db' "$tmp/lint.out" "$tmp/lint.err" >"$tmp/lint" || true
 	[ ! -s "$tmp/lint" ] || fail "mandoc -Tlint: $(cat "$tmp/lint")"
 fi
 
