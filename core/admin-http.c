@@ -127,7 +127,7 @@ static struct {
 	pthread_t thread;
 	struct place places[MAX_CLIENTS]; /* the thread's */
 	_Atomic bool stop;
-} http = {.sock = {.fd = -1, .lock_fd = -1}, .event_fd = -1};
+} http = {.sock = {.at.fd = -1, .lock_fd = -1}, .event_fd = -1};
 
 int admin_http_check(const char *listen, bool remote, char *err, size_t errlen)
 {
@@ -325,7 +325,7 @@ static int listen_on(const struct http_config *config)
 	err = admin_socket_open(&http.sock, config->listen, config->group);
 	if (err)
 		return err;
-	fd = fcntl(http.sock.fd, F_DUPFD_CLOEXEC, 0);
+	fd = fcntl(http.sock.at.fd, F_DUPFD_CLOEXEC, 0);
 	return fd < 0 ? -errno : fd;
 }
 
@@ -355,7 +355,7 @@ static void close_all(void)
 	if (http.daemon)
 		MHD_stop_daemon(http.daemon);
 	http.daemon = NULL;
-	if (http.sock.fd >= 0)
+	if (http.sock.at.fd >= 0)
 		admin_socket_close(&http.sock);
 	if (http.event_fd >= 0)
 		close(http.event_fd);

@@ -7,6 +7,7 @@
 
 #include "admin.h"
 #include "base/list.h"
+#include "base/unix-socket.h"
 #include "pool.h"
 
 #include <jansson.h>
@@ -141,12 +142,8 @@ const struct admin_config *admin_config_get(void);
 /* ---- the socket (admin-socket.c) ------------------------------------------------------------------ */
 
 struct admin_socket {
-	int fd;      /* listening, nonblocking; -1: none */
+	struct unix_socket at;
 	int lock_fd; /* PATH.lock, held as long as the socket is ours */
-	gid_t gid;   /* the socket's group */
-	dev_t dev;   /* which file it is, so that we remove no other */
-	ino_t ino;
-	char path[108];
 };
 /* 0; -EADDRINUSE: somebody answers there; -errno. The reason has been logged. */
 int admin_socket_open(struct admin_socket *sock, const char *path, const char *group);

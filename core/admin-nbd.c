@@ -15,7 +15,7 @@
 
 static void fail(struct admin_request *req, struct device *dev, int err)
 {
-	enum admin_code code = err == -EEXIST || err == -EINVAL ? ADMIN_E_STATE
+	enum admin_code code = err == -EEXIST || err == -EADDRINUSE || err == -EINVAL ? ADMIN_E_STATE
 			       : err == -ETIMEDOUT		? ADMIN_E_TIMEOUT
 								: ADMIN_E_FAILED;
 	char text[512];

@@ -93,7 +93,7 @@ static struct {
 	long long stop_deadline;  /* 0: runs */
 	struct log_limit limit;
 	_Atomic bool stop;
-} loop = {.sock = {.fd = -1, .lock_fd = -1}, .epoll_fd = -1, .event_fd = -1, .spare_fd = -1};
+} loop = {.sock = {.at.fd = -1, .lock_fd = -1}, .epoll_fd = -1, .event_fd = -1, .spare_fd = -1};
 
 /* Lives longer than a loop, since strands may answer after its end. */
 static struct {
@@ -822,7 +822,7 @@ static void accept_without_descriptors(void)
 	int fd;
 
 	close(loop.spare_fd);
-	fd = accept4(loop.sock.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+	fd = accept4(loop.sock.at.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 	if (fd >= 0)
 		close(fd);
 	loop.spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
@@ -832,7 +832,7 @@ static void accept_without_descriptors(void)
 static void accept_one(void)
 {
 	struct admin_peer peer;
-	int fd = accept4(loop.sock.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+	int fd = accept4(loop.sock.at.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 
 	if (fd < 0) {
 		if (errno == EMFILE || errno == ENFILE)
@@ -971,7 +971,7 @@ static bool loop_ended(void)
 		return false;
 	if (!loop.stop_deadline) {
 		loop.stop_deadline = monotonic_ms() + admin_limits.stop_ms;
-		epoll_ctl(loop.epoll_fd, EPOLL_CTL_DEL, loop.sock.fd, NULL);
+		epoll_ctl(loop.epoll_fd, EPOLL_CTL_DEL, loop.sock.at.fd, NULL);
 	}
 	if (monotonic_ms() >= loop.stop_deadline)
 		return true;
@@ -1071,14 +1071,14 @@ int admin_start(const struct admin_config *config)
 	err = admin_socket_open(&loop.sock, config->socket_path, config->group);
 	if (err)
 		goto err_loop;
-	err = epoll_add(loop.sock.fd, &loop.sock);
+	err = epoll_add(loop.sock.at.fd, &loop.sock);
 	if (!err)
 		err = thread_start(&loop.thread, "rd-admin", loop_main, NULL);
 	if (err) {
 		log_err(LOG_ADMIN, "cannot start: %s", strerror(-err));
 		goto err_socket;
 	}
-	log_info(LOG_ADMIN, "listening on %s", loop.sock.path);
+	log_info(LOG_ADMIN, "listening on %s", loop.sock.at.path);
 	return 0;
 
 err_socket:
@@ -1090,7 +1090,7 @@ err_loop:
 
 void admin_stop(void)
 {
-	if (loop.sock.fd < 0)
+	if (loop.sock.at.fd < 0)
 		return;
 	loop.stop = true;
 	wake_loop();

@@ -40,7 +40,7 @@ static struct nbd_export *export_new(const struct nbd_export_config *config)
 	ex->cfg.name = ex->name;
 	ex->cfg.alias = ex->alias;
 	ex->cfg.socket = NULL;
-	ex->listener = (struct nbd_listener){.source = SOURCE_LISTENER, .fd = -1, .ex = ex};
+	ex->listener = (struct nbd_listener){.source = SOURCE_LISTENER, .sock.fd = -1, .ex = ex};
 	list_init(&ex->node);
 	list_init(&ex->waiting[0]);
 	list_init(&ex->waiting[1]);
@@ -60,7 +60,9 @@ static struct nbd_export *export_new(const struct nbd_export_config *config)
 static int open_listener(struct nbd_export *ex, const char *socket, char *err, size_t errlen)
 {
 	struct epoll_event event = {.events = EPOLLIN, .data.ptr = &ex->listener};
-	int r = nbd_socket_path(socket, ex->listener.path);
+	struct unix_socket *sock = &ex->listener.sock;
+	char path[NBD_PATH_MAX];
+	int r = nbd_socket_path(socket, path);
 
 	if (r) {
 		snprintf(err, errlen, "%.120s: should be an absolute path of at most %u bytes, or a plain name in %s",
@@ -68,13 +70,13 @@ static int open_listener(struct nbd_export *ex, const char *socket, char *err, s
 		return r;
 	}
 	/* It is found by its name there. */
-	if (!strcmp(ex->listener.path, nbd_srv.common.path))
+	if (!strcmp(path, nbd_srv.common.sock.path))
 		return 0;
-	r = nbd_socket_open(&ex->listener, nbd_srv.gid, err, errlen);
-	if (!r && epoll_ctl(nbd_srv.epoll_fd, EPOLL_CTL_ADD, ex->listener.fd, &event)) {
+	r = nbd_socket_open(sock, path, err, errlen);
+	if (!r && epoll_ctl(nbd_srv.epoll_fd, EPOLL_CTL_ADD, sock->fd, &event)) {
 		r = -errno;
-		snprintf(err, errlen, "%s: %s", ex->listener.path, strerror(-r));
-		nbd_socket_close(&ex->listener);
+		snprintf(err, errlen, "%s: %s", path, strerror(-r));
+		unix_socket_close(sock);
 	}
 	return r;
 }
@@ -84,7 +86,7 @@ int nbd_export_create(const struct nbd_export_config *config, struct nbd_export 
 	struct nbd_export *ex;
 	int r;
 
-	snprintf(err, errlen, "this daemon has no NBD server");
+	snprintf(err, errlen, "this daemon has no NBD server; its log tells why, from when it started");
 	if (!nbd_srv.running)
 		return -EOPNOTSUPP;
 	snprintf(err, errlen, "out of memory");
@@ -297,5 +299,5 @@ void nbd_export_look(struct nbd_export *ex, struct nbd_view *view)
 		.read_only = ex->cfg.read_only,
 	};
 	snprintf(view->socket, sizeof(view->socket), "%s",
-		 ex->listener.path[0] ? ex->listener.path : nbd_srv.common.path);
+		 ex->listener.sock.path[0] ? ex->listener.sock.path : nbd_srv.common.sock.path);
 }

@@ -17,6 +17,7 @@
 
 #include "base/bytes.h"
 #include "base/list.h"
+#include "base/unix-socket.h"
 #include "bufs.h"
 #include "exec.h"
 #include "log.h"
@@ -47,11 +48,8 @@ enum nbd_source { SOURCE_KICK, SOURCE_LISTENER, SOURCE_CLIENT };
 
 struct nbd_listener {
 	enum nbd_source source; /* first */
-	int fd;                 /* -1: none */
-	struct nbd_export *ex;  /* NULL: the common one */
-	char path[NBD_PATH_MAX];
-	dev_t dev;
-	ino_t ino;
+	struct unix_socket sock;
+	struct nbd_export *ex; /* NULL: the common one */
 };
 
 struct nbd_job {
@@ -229,11 +227,7 @@ void nbd_export_closed(struct nbd_export *ex);
 
 /* --- nbd-socket.c */
 int nbd_socket_dir(const char *dir, const char *group, gid_t *gid, char *err, size_t errlen);
-/* listener->path is set. */
-int nbd_socket_open(struct nbd_listener *listener, gid_t gid, char *err, size_t errlen);
-void nbd_socket_close(struct nbd_listener *listener);
-/* May who is at the other end come in?  0; -EPERM; who it is. */
-int nbd_socket_peer(int fd, gid_t gid, uid_t *uid, pid_t *pid);
+int nbd_socket_open(struct unix_socket *sock, const char *path, char *err, size_t errlen);
 /* A socket's path from what a user said: absolute, or a name below DIR.  -EINVAL. */
 int nbd_socket_path(const char *text, char path[NBD_PATH_MAX]);
 

@@ -37,7 +37,7 @@
 struct nbd_server nbd_srv = {
 	.epoll_fd = -1,
 	.kick = {.source = SOURCE_KICK, .fd = -1},
-	.common = {.source = SOURCE_LISTENER, .fd = -1},
+	.common = {.source = SOURCE_LISTENER, .sock.fd = -1},
 };
 
 void nbd_kick(void)
@@ -132,17 +132,19 @@ static int admit(const struct nbd_listener *from, int fd)
 {
 	struct epoll_event event = {.events = EPOLLIN};
 	struct nbd_client *client;
-	uid_t uid;
-	pid_t pid;
-	int r = nbd_socket_peer(fd, nbd_srv.gid, &uid, &pid);
+	struct ucred peer;
+	bool privileged;
+	int r = unix_socket_peer(fd, nbd_srv.gid, &peer, &privileged);
 
+	if (!r && !privileged)
+		r = -EPERM;
 	if (r || nbd_srv.nclients >= NBD_CLIENTS)
 		return r ? r : -EBUSY;
 	client = client_new(from, fd);
 	if (!client)
 		return -ENOMEM;
-	client->uid = uid;
-	client->pid = pid;
+	client->uid = peer.uid;
+	client->pid = peer.pid;
 	client->interest = event.events;
 	event.data.ptr = client;
 	list_add_tail(&client->node, &nbd_srv.clients);
@@ -151,15 +153,15 @@ static int admit(const struct nbd_listener *from, int fd)
 		client->fd = -1;
 		return -errno;
 	}
-	log_debug(LOG_NBD, "client %llu: pid %d, uid %u", (unsigned long long)client->id, (int)pid,
-		  (unsigned)uid);
+	log_debug(LOG_NBD, "client %llu: pid %d, uid %u", (unsigned long long)client->id, (int)peer.pid,
+		  (unsigned)peer.uid);
 	nbd_greet(client);
 	return 0;
 }
 
 static void accept_one(const struct nbd_listener *from)
 {
-	int fd = accept4(from->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK), r;
+	int fd = accept4(from->sock.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK), r;
 
 	if (fd < 0) {
 		if (errno == EMFILE || errno == ENFILE)
@@ -170,7 +172,7 @@ static void accept_one(const struct nbd_listener *from)
 	if (!r)
 		return;
 	close(fd);
-	log_limited(&nbd_srv.limit, LOG_LVL_WARN, LOG_NBD, "%s: a client was refused: %s", from->path,
+	log_limited(&nbd_srv.limit, LOG_LVL_WARN, LOG_NBD, "%s: a client was refused: %s", from->sock.path,
 		    strerror(-r));
 }
 
@@ -402,7 +404,7 @@ static void close_exports(void)
 	struct nbd_export *ex;
 
 	while ((ex = next_closing())) {
-		nbd_socket_close(&ex->listener);
+		unix_socket_close(&ex->listener.sock);
 		list_for_each_safe(client, next, &nbd_srv.clients, node) {
 			if (client->from == &ex->listener) {
 				nbd_drop(client, NULL);
@@ -504,7 +506,7 @@ static void *nbd_main(void *arg)
 
 const char *nbd_common_socket(void)
 {
-	return nbd_srv.common.fd >= 0 ? nbd_srv.common.path : "";
+	return nbd_srv.common.sock.fd >= 0 ? nbd_srv.common.sock.path : "";
 }
 
 static int add_source(int fd, void *source)
@@ -516,7 +518,7 @@ static int add_source(int fd, void *source)
 
 static void close_all(void)
 {
-	nbd_socket_close(&nbd_srv.common);
+	unix_socket_close(&nbd_srv.common.sock);
 	if (nbd_srv.kick.fd >= 0)
 		close(nbd_srv.kick.fd);
 	if (nbd_srv.epoll_fd >= 0)
@@ -527,17 +529,18 @@ static void close_all(void)
 
 static int open_all(const char *dir, const char *group)
 {
-	char err[256] = "";
+	char path[NBD_PATH_MAX], err[256] = "";
 	int r;
 
 	if (snprintf(nbd_srv.dir, sizeof(nbd_srv.dir), "%s", dir) >= (int)sizeof(nbd_srv.dir) - 24) {
 		log_err(LOG_NBD, "%s: too long for sockets in it", dir);
 		return -ENAMETOOLONG;
 	}
-	snprintf(nbd_srv.common.path, sizeof(nbd_srv.common.path), "%s/sock", dir);
-	r = nbd_socket_dir(dir, group, &nbd_srv.gid, err, sizeof(err));
+	r = nbd_socket_path("sock", path);
 	if (!r)
-		r = nbd_socket_open(&nbd_srv.common, nbd_srv.gid, err, sizeof(err));
+		r = nbd_socket_dir(dir, group, &nbd_srv.gid, err, sizeof(err));
+	if (!r)
+		r = nbd_socket_open(&nbd_srv.common.sock, path, err, sizeof(err));
 	if (r)
 		log_err(LOG_NBD, "%s", err);
 	if (r)
@@ -547,7 +550,13 @@ static int open_all(const char *dir, const char *group)
 	if (nbd_srv.epoll_fd < 0 || nbd_srv.kick.fd < 0)
 		return -errno;
 	r = add_source(nbd_srv.kick.fd, &nbd_srv.kick);
-	return r ? r : add_source(nbd_srv.common.fd, &nbd_srv.common);
+	return r ? r : add_source(nbd_srv.common.sock.fd, &nbd_srv.common);
+}
+
+static void destroy_locks(void)
+{
+	pthread_cond_destroy(&nbd_srv.changed);
+	lock_destroy(&nbd_srv.lock);
 }
 
 int nbd_start(const char *dir, const char *group)
@@ -567,6 +576,7 @@ int nbd_start(const char *dir, const char *group)
 		r = thread_start(&nbd_srv.thread, "rd-nbd", nbd_main, NULL);
 	if (r) {
 		close_all();
+		destroy_locks();
 		return r;
 	}
 	nbd_srv.running = true;
@@ -588,6 +598,5 @@ void nbd_stop(void)
 		client_free(client);
 	}
 	close_all();
-	pthread_cond_destroy(&nbd_srv.changed);
-	lock_destroy(&nbd_srv.lock);
+	destroy_locks();
 }

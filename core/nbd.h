@@ -16,6 +16,7 @@
 #ifndef RD_NBD_H
 #define RD_NBD_H
 
+#include "base/unix-socket.h"
 #include "image.h"
 #include "lock.h"
 #include "pool.h"
@@ -27,7 +28,7 @@
 
 struct nbd_export;
 
-#define NBD_PATH_MAX 108 /* of a socket's path, with its end */
+#define NBD_PATH_MAX UNIX_SOCKET_PATH_MAX
 
 /*
  * Make the directory and the common socket in it, and start the thread.  dir: absolute; group: who else
@@ -36,7 +37,7 @@ struct nbd_export;
 int nbd_start(const char *dir, const char *group);
 /* Every export is gone. */
 void nbd_stop(void);
-/* DIR/sock, where every export is found by its name; "" when nbd_start was not called. */
+/* DIR/sock, where every export is found by its name; "" when nbd_start was not called or failed. */
 const char *nbd_common_socket(void);
 
 struct nbd_export_config {

@@ -124,3 +124,14 @@ stop "$daemon"
 if grep -E "ERROR|WARNING: ThreadS|runtime error" "$tmp/daemon.log"; then
 	fail "the daemon's log"
 fi
+
+# Where the directory's name leaves no room for those of sockets, the rings are served all the same.
+deep=$tmp/$(printf '%*s' $((95 - ${#tmp})) "" | tr ' ' d)
+mkdir "$deep"
+sock=$deep/c
+start_daemon
+grep -q "nbd: too long for sockets in it" "$tmp/daemon.log" || fail "the log: $(cat "$tmp/daemon.log")"
+ctl 0 list
+ctl 1 export "qcow2:$tmp/a.qcow2"
+says err "this daemon has no NBD server"
+stop "$daemon"
