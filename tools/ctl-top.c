@@ -278,7 +278,7 @@ static void draw_rows(void)
 	for (size_t i = 0; i < room() && top.first + i < top.n; i++)
 		draw_row(HEAD_LINES + (int)i, &top.rows[top.first + i]);
 	if (top.problem[0])
-		mvprintw(HEAD_LINES + 1, 2, "%s; waiting for it", top.problem);
+		mvprintw(HEAD_LINES + 1, 2, "waiting for the daemon: %s", top.problem);
 	else if (!top.n && top.disk)
 		mvprintw(HEAD_LINES + 1, 2, "there is no disk %s", top.disk);
 	else if (!top.n)

@@ -15,14 +15,57 @@ start_fake_daemon()
 	wait_for 10 grep -q ready "$tmp/daemon.out"
 }
 
-# The real daemon on its loopback hypervisor, whose socket is $tmp/hyp.
+# start_daemon OPTION...: the real daemon on its loopback hypervisor, whose socket is $tmp/hyp; sets daemon.
 start_daemon()
 {
 	"$ringdiskd" --foreground --hyp=loopback --loopback-socket="$tmp/hyp" --control-socket="$sock" \
-		--driver-dir="$drivers" >"$tmp/daemon.log" 2>&1 &
+		--driver-dir="$drivers" "$@" >"$tmp/daemon.log" 2>&1 &
 	daemon=$!
 	cleanup stop "$daemon"
 	wait_for 20 test -S "$sock"
+}
+
+# start_domain: domain 7 on that hypervisor, without a disk, until descriptor 9 is closed; sets domain.
+start_domain()
+{
+	mkfifo "$tmp/domain.stdin"
+	"$top_builddir/tests/loopback/domain" "$tmp/hyp" 7 <"$tmp/domain.stdin" >"$tmp/domain" &
+	domain=$!
+	exec 9>"$tmp/domain.stdin"
+	cleanup stop "$domain"
+	wait_for 20 grep -q ready "$tmp/domain"
+}
+
+# connected DISK
+connected()
+{
+	"$ringdisk" -s "$sock" list "$1" >"$tmp/list" && grep -q connected "$tmp/list"
+}
+
+# requests DISK: how many reads and writes it has done.
+requests()
+{
+	"$ringdisk" -s "$sock" stats --json "$1" | python3 -c 'import json, sys
+disk = json.load(sys.stdin)["disks"][0]
+print(disk["read"]["done"] + disk["write"]["done"])'
+}
+
+more_requests()
+{
+	[ "$(requests "$1")" -gt "$2" ]
+}
+
+# works DISK: its guest goes on.
+works()
+{
+	wait_for 20 more_requests "$1" $(($(requests "$1") + 200))
+}
+
+# setting DISK KEY VALUE ORIGIN
+setting()
+{
+	ctl 0 list --settings "$1"
+	grep -Eq "^$1 +$2 +$3 +$4( |$)" "$tmp/out" || fail "$1: $2 is not $3 from $4: $(cat "$tmp/out")"
 }
 
 # exits STATUS COMMAND ARG...: it ends with that exit status; its output is in $tmp/out and $tmp/err.

@@ -80,11 +80,7 @@ grep -Eq '^20[-0-9]+T[:0-9.]+Z 6/xvda attach: error,op=write' "$tmp/other" || fa
 "$bench" --connect="$tmp/hyp" --no-progress -j read:time=600 7/xvda "raw,iops=1:$tmp/b.img" >"$tmp/bench" 2>&1 &
 guest=$!
 cleanup stop "$guest" KILL
-connected()
-{
-	"$ringdisk" -s "$sock" list 7/xvda | grep -q connected
-}
-wait_for 20 connected
+wait_for 20 connected 7/xvda
 python3 - "$sock" <<'END'
 import json, socket, sys
 s = socket.socket(socket.AF_UNIX)

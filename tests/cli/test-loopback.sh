@@ -104,11 +104,7 @@ wait_for 20 grep -q verify "$tmp/bench"
 	>"$tmp/bench" 2>&1 &
 guest=$!
 cleanup stop "$guest"
-connected()
-{
-	"$ringdisk" -s "$sock" list 6/xvda | grep -q connected
-}
-wait_for 20 connected
+wait_for 20 connected 6/xvda
 ctl 0 list --settings 6/xvda
 grep -Eq '^6/xvda +iops +1000 +params ' "$tmp/out" || fail "the limit's origin is wrong"
 ctl 0 resize 6/xvda +1M --timeout 30

@@ -27,12 +27,8 @@ done
 # start_on ADDRESS: sets daemon.
 start_on()
 {
-	"$ringdiskd" --foreground --hyp=loopback --loopback-socket="$tmp/hyp" --control-socket="$sock" \
-		--driver-dir="$drivers" --metrics-listen="$1" >"$tmp/daemon.log" 2>&1 &
-	daemon=$!
-	cleanup stop "$daemon"
+	start_daemon --metrics-listen="$1"
 	wait_for 20 grep -q 'metrics at' "$tmp/daemon.log"
-	wait_for 20 test -S "$sock"
 }
 
 # get URL ARG...: into $tmp/out, headers into $tmp/head.

@@ -12,11 +12,7 @@ wait "$gone"
 mkdir "$tmp/shm/td3-$gone" "$tmp/shm/td3-$$" "$tmp/shm/other"
 touch "$tmp/shm/td3-$gone/"{ringdisk,vbd-1-51712} "$tmp/shm/td3-$$/"{ringdisk,vbd-1-51712}
 
-"$ringdiskd" --foreground --hyp=loopback --loopback-socket="$tmp/hyp" --control-socket="$sock" \
-	--driver-dir="$drivers" --shm-stats="$tmp/shm" >"$tmp/daemon.log" 2>&1 &
-daemon=$!
-cleanup stop "$daemon"
-wait_for 20 test -S "$sock"
+start_daemon --shm-stats="$tmp/shm"
 [ ! -e "$tmp/shm/td3-$gone" ] || fail "the directory of a dead one is still there"
 [ -e "$tmp/shm/td3-$$/vbd-1-51712" ] || fail "the directory of one that lives is gone"
 
@@ -61,10 +57,6 @@ stop "$daemon"
 [ -d "$tmp/shm/other" ] || fail "something else is gone"
 
 # One that cannot be used does no harm.
-"$ringdiskd" --foreground --hyp=loopback --loopback-socket="$tmp/hyp" --control-socket="$sock" \
-	--driver-dir="$drivers" --shm-stats="$tmp/missing" >"$tmp/daemon.log" 2>&1 &
-daemon=$!
-cleanup stop "$daemon"
-wait_for 20 test -S "$sock"
+start_daemon --shm-stats="$tmp/missing"
 says daemon.log "no statistics for xentop"
 stop "$daemon"

@@ -7,11 +7,7 @@
 start()
 {
 	rm -f "$sock" "$tmp/hyp"
-	"$ringdiskd" --foreground --hyp=loopback --loopback-socket="$tmp/hyp" --control-socket="$sock" \
-		--driver-dir="$drivers" --redo-dir="$tmp/redo" >>"$tmp/daemon.log" 2>&1 &
-	daemon=$!
-	cleanup stop "$daemon"
-	wait_for 20 test -S "$sock"
+	start_daemon --redo-dir="$tmp/redo"
 }
 
 guests()
@@ -22,13 +18,8 @@ guests()
 	"$bench" --connect="$tmp/hyp" --no-progress -t 600 -j randwrite 12/xvdb "raw,iops=50:$tmp/b.img" \
 		>"$tmp/bench2" 2>&1 &
 	cleanup stop $! KILL
-	wait_for 20 serves 5/xvda
-	wait_for 20 serves 12/xvdb
-}
-
-serves()
-{
-	"$ringdisk" -s "$sock" list "$1" >"$tmp/list" && grep -q connected "$tmp/list"
+	wait_for 20 connected 5/xvda
+	wait_for 20 connected 12/xvdb
 }
 
 "$rimg" create --driver-dir="$drivers" "qcow2:$tmp/a.qcow2" 64M >/dev/null
@@ -205,7 +196,7 @@ t.wait("as before", lambda s: reader.match(row(s, "5/xvda")))
 
 # The daemon goes.
 open(wanted + ".kill", "w").close()
-t.wait("no daemon", lambda s: any("waiting for it" in line for line in s) and not row(s, "5/xvda"))
+t.wait("no daemon", lambda s: any("waiting for the daemon" in line for line in s) and not row(s, "5/xvda"))
 open(wanted + ".again", "w").close()
 t.wait("the daemon is back", lambda s: reader.match(row(s, "5/xvda")))
 before = t.text

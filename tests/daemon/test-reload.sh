@@ -2,6 +2,7 @@
 # The directory of configuration files, --check-config with a line for every mistake, and SIGHUP: what it brings
 # into force at once, what it leaves alone, and what it says.
 . "${srcdir:-.}/functions.sh"
+. "$srcdir/cli/functions.sh"
 
 conf=$tmp/conf
 write_conf()
@@ -40,38 +41,16 @@ rm "$conf.d"/[56]0-bad.conf
 truncate -s 1M "$tmp/a.img" "$tmp/b.img" "$tmp/c.img"
 # A relative name of the file is still right when it is read again.
 cd "$tmp"
-"$ringdiskd" -f --config=conf --loopback-socket="$tmp/hyp" --control-socket="$tmp/ctl" \
-	--driver-dir="$drivers" --claim=all 2>"$tmp/err" &
-daemon=$!
-cleanup stop "$daemon" KILL
+start_daemon --config=conf --claim=all
 cd "$OLDPWD"
-wait_for 20 test -S "$tmp/ctl"
-mkfifo "$tmp/stdin"
-"$top_builddir/tests/loopback/domain" "$tmp/hyp" 7 <"$tmp/stdin" >"$tmp/domain" &
-exec 9>"$tmp/stdin"
-wait_for 20 grep -q ready "$tmp/domain"
+start_domain
 
-ctl()
-{
-	timeout 60 "$ringdisk" "$@" --socket "$tmp/ctl"
-}
-
-# setting DISK KEY VALUE ORIGIN
-setting()
-{
-	ctl list --settings "$1" >"$tmp/list"
-	grep -Eq "^$1 +$2 +$3 +$4( |$)" "$tmp/list" || {
-		cat "$tmp/list" >&2
-		fail "$1: $2 is not $3 from $4"
-	}
-}
-
-ctl attach 7 xvda "raw,bps=2000:$tmp/a.img"
-ctl attach 7 xvdb "raw:$tmp/b.img"
+ctl 0 attach 7 xvda "raw,bps=2000:$tmp/a.img"
+ctl 0 attach 7 xvdb "raw:$tmp/b.img"
 setting 7/xvda iops 1000 config
 setting 7/xvdb iops 77 disk
 setting 7/xvdb bps 1048576 disk
-ctl set 7/xvda sync=off
+ctl 0 set 7/xvda sync=off
 
 # reload: wait until it has been done.
 reloads=0
@@ -79,16 +58,17 @@ reload()
 {
 	reloads=$((reloads + 1))
 	kill -HUP "$daemon"
-	wait_for 20 eval "[ \$(grep -c 'reading the configuration again' '$tmp/err') = $reloads ]"
+	wait_for 20 eval "[ \$(grep -c 'reading the configuration again' '$tmp/daemon.log') = $reloads ]"
 }
 
 write_conf 3 debug 500 on none
 rm "$conf.d/20-b.conf"
 reload
-wait_for 20 grep -q 'workers has changed: that takes a restart' "$tmp/err"
+wait_for 20 grep -q 'workers has changed: that takes a restart' "$tmp/daemon.log"
 new_limits()
 {
-	ctl list --settings 7/xvda | grep -Eq '^7/xvda +iops +500 +config( |$)'
+	ctl 0 list --settings 7/xvda
+	grep -Eq '^7/xvda +iops +500 +config( |$)' "$tmp/out"
 }
 wait_for 20 new_limits
 setting 7/xvda sync off set
@@ -96,17 +76,18 @@ setting 7/xvda bps 2000 params
 setting 7/xvda cache none config
 setting 7/xvdb iops 66 disk
 setting 7/xvdb sync on config
-ctl log-level ring | grep -q debug || fail "the log's level is not the new one"
-! grep -q 'claim has changed' "$tmp/err" || fail "the command line is not heeded"
+ctl 0 log-level ring
+says out debug
+! grep -q 'claim has changed' "$tmp/daemon.log" || fail "the command line is not heeded"
 # A disk that comes now has the new ones.
-ctl attach 7 xvdc "raw:$tmp/c.img"
+ctl 0 attach 7 xvdc "raw:$tmp/c.img"
 setting 7/xvdc iops 500 config
 
 # A mistake changes nothing.
 printf '[defaults]\niops = 5\nsync = perhaps\n' >"$conf"
 reload
-wait_for 20 grep -q 'nothing was changed' "$tmp/err"
-grep -q "$conf:3: " "$tmp/err" || fail "no line: $(cat "$tmp/err")"
+wait_for 20 grep -q 'nothing was changed' "$tmp/daemon.log"
+grep -q "$conf:3: " "$tmp/daemon.log" || fail "no line: $(cat "$tmp/daemon.log")"
 setting 7/xvda iops 500 config
 
 # What is gone from the file is as if it had never been there.
@@ -115,7 +96,8 @@ rm "$conf.d"/*.conf
 reload
 default_limits()
 {
-	ctl list --settings 7/xvda | grep -Eq '^7/xvda +iops +0 +default( |$)'
+	ctl 0 list --settings 7/xvda
+	grep -Eq '^7/xvda +iops +0 +default( |$)' "$tmp/out"
 }
 wait_for 20 default_limits
 setting 7/xvdb bps 0 default

@@ -3,58 +3,25 @@
 . "${srcdir:-.}/functions.sh"
 . "$srcdir/cli/functions.sh"
 
-"$ringdiskd" --foreground --hyp=loopback --loopback-socket="$tmp/hyp" --control-socket="$sock" \
-	--driver-dir="$drivers" --redo-dir="$tmp/redo" >"$tmp/daemon.log" 2>&1 &
-daemon=$!
-cleanup stop "$daemon"
-wait_for 20 test -S "$sock"
+start_daemon --redo-dir="$tmp/redo"
 "$rimg" create --driver-dir="$drivers" "qcow2:$tmp/a.qcow2" 16M >/dev/null
 truncate -s 1M "$tmp/b.img" "$tmp/c.img"
-
-connected()
-{
-	"$ringdisk" -s "$sock" list 5/xvda >"$tmp/list" && grep -q connected "$tmp/list"
-}
-
-requests()
-{
-	"$ringdisk" -s "$sock" stats --json 5/xvda | python3 -c 'import json, sys
-disk = json.load(sys.stdin)["disks"][0]
-print(disk["read"]["done"] + disk["write"]["done"])'
-}
-
-more_than()
-{
-	[ "$(requests)" -gt "$1" ]
-}
-
-work()
-{
-	wait_for 20 more_than $(($(requests) + 200))
-}
-
-# setting DISK KEY VALUE ORIGIN
-setting()
-{
-	ctl 0 list --settings "$1"
-	grep -Eq "^$1 +$2 +$3 +$4( |$)" "$tmp/out" || fail "$1: $2 is not $3 from $4: $(cat "$tmp/out")"
-}
 
 "$bench" --connect="$tmp/hyp" --no-progress --strict -t 600 -q 8 -b 16k -j verify:flush=20 5/xvda \
 	"qcow2:$tmp/a.qcow2" >"$tmp/bench" 2>&1 &
 guest=$!
 cleanup stop "$guest" INT
-wait_for 20 connected
+wait_for 20 connected 5/xvda
 for cache in unsafe writeback; do
-	work
+	works 5/xvda
 	ctl 0 check 5/xvda
 	says out "5/xvda: no errors"
 	grep -Eq '5/xvda: [0-9]+ of 256 clusters' "$tmp/out" || fail "check: $(cat "$tmp/out")"
-	work
+	works 5/xvda
 	ctl 0 set 5/xvda "cache=$cache"
 	says out "cache=$cache, at once"
 	setting 5/xvda cache "$cache" set
-	work
+	works 5/xvda
 done
 ctl 0 check 5/xvda --json
 python3 -c 'import json, sys
@@ -67,7 +34,7 @@ ctl 0 check 5/xvda
 ctl 0 list 5/xvda
 says out paused
 ctl 0 unpause 5/xvda
-work
+works 5/xvda
 # Of what it does not open for, it says so, and goes on as it was.
 mv "$tmp/a.qcow2" "$tmp/away"
 ctl 2 set 5/xvda cache=unsafe
@@ -77,18 +44,13 @@ setting 5/xvda cache writeback set
 ctl 0 list 5/xvda
 says out paused
 ctl 0 unpause 5/xvda "qcow2:$tmp/a.qcow2"
-work
+works 5/xvda
 kill -INT "$guest"
 wait "$guest" || true
 ! grep -Eqi 'error|wrong|differ|fail|mismatch' "$tmp/bench" || fail "the guest: $(cat "$tmp/bench")"
 
 # By hand, and back.
-mkfifo "$tmp/stdin"
-"$top_builddir/tests/loopback/domain" "$tmp/hyp" 7 <"$tmp/stdin" >"$tmp/domain" &
-domain=$!
-exec 9>"$tmp/stdin"
-cleanup stop "$domain"
-wait_for 20 grep -q ready "$tmp/domain"
+start_domain
 ctl 0 attach 7 xvda "raw:$tmp/b.img"
 ctl 0 attach 7 xvdb "raw:$tmp/c.img" --read-only
 ctl 0 attach 7 xvdc "qcow2:$tmp/a.qcow2"

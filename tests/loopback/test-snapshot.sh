@@ -5,11 +5,7 @@
 . "$srcdir/cli/functions.sh"
 
 mkdir "$tmp/elsewhere"
-"$ringdiskd" --foreground --hyp=loopback --loopback-socket="$tmp/hyp" --control-socket="$sock" \
-	--driver-dir="$drivers" --redo-dir="$tmp/redo" >"$tmp/daemon.log" 2>&1 &
-daemon=$!
-cleanup stop "$daemon"
-wait_for 20 test -S "$sock"
+start_daemon --redo-dir="$tmp/redo"
 
 # image DISK: what list says of it.
 image()
@@ -17,11 +13,6 @@ image()
 	"$ringdisk" -s "$sock" list --json "$1" | python3 -c 'import json, sys
 disk = json.load(sys.stdin)["disks"][0]
 print(disk["state"], disk["params"])'
-}
-
-connected()
-{
-	image "$1" | grep -q ^connected
 }
 
 # guest DISK PARAMS: one that writes and verifies until it is told to stop.
@@ -32,24 +23,6 @@ guest()
 	guest=$!
 	cleanup stop "$guest" INT
 	wait_for 20 connected "$1"
-}
-
-requests()
-{
-	"$ringdisk" -s "$sock" stats --json "$1" | python3 -c 'import json, sys
-disk = json.load(sys.stdin)["disks"][0]
-print(disk["read"]["done"] + disk["write"]["done"])'
-}
-
-more_than()
-{
-	[ "$(requests "$1")" -gt "$2" ]
-}
-
-# The guest does something on the image that there is now.
-work()
-{
-	wait_for 20 more_than "$1" $(($(requests "$1") + 200))
 }
 
 # The guest ends, and has seen no error.
@@ -69,14 +42,14 @@ checks()
 # Raw below vhd below vhd below qcow2, and the guest sees nothing of it.
 truncate -s 16M "$tmp/a.img"
 guest 5/xvda "raw:$tmp/a.img"
-work 5/xvda
+works 5/xvda
 n=0
 for overlay in vhd vhd qcow2,cluster-size=4K,cache-size=1M; do
 	n=$((n + 1))
 	ctl 0 snapshot 5/xvda --overlay "$overlay:$tmp/a$n.over"
 	says out "5/xvda is now on ${overlay/,cluster-size=4K/}:$tmp/a$n.over"
 	same "image" "connected ${overlay/,cluster-size=4K/}:$tmp/a$n.over" "$(image 5/xvda)"
-	work 5/xvda
+	works 5/xvda
 	sum[n]=$(cksum "$tmp/a.img" | cut -d' ' -f1)
 done
 same "the image below is not written to" "${sum[1]}" "${sum[3]}"
@@ -85,7 +58,7 @@ same "the image below is not written to" "${sum[1]}" "${sum[3]}"
 still()
 {
 	same "image after a failure" "connected qcow2,cache-size=1M:$tmp/a3.over" "$(image 5/xvda)"
-	work 5/xvda
+	works 5/xvda
 }
 ctl 1 snapshot 5/xvda --overlay "qcow2:$tmp/a1.over"
 says err "is there already"
@@ -123,7 +96,7 @@ ctl 0 pause 5/xvda
 ctl 0 snapshot 5/xvda -o "qcow2:$tmp/a4.over"
 same "paused" "paused qcow2:$tmp/a4.over" "$(image 5/xvda)"
 ctl 0 unpause 5/xvda
-work 5/xvda
+works 5/xvda
 end_guest
 for i in 1 2; do
 	checks "vhd:$tmp/a$i.over"
@@ -138,12 +111,7 @@ assert (info["backing-filename"], info["backing-filename-format"]) == ("a3.over"
 fi
 
 # A disk that nobody uses, one that may not be written, and one that is no file.
-mkfifo "$tmp/stdin"
-"$top_builddir/tests/loopback/domain" "$tmp/hyp" 7 <"$tmp/stdin" >"$tmp/domain" &
-domain=$!
-exec 9>"$tmp/stdin"
-cleanup stop "$domain"
-wait_for 20 grep -q ready "$tmp/domain"
+start_domain
 ctl 0 attach 7 xvda "raw:$tmp/a.img"
 ctl 0 snapshot 7/xvda -o "qcow2:$tmp/b.over"
 same "idle" "idle qcow2:$tmp/b.over" "$(image 7/xvda)"
@@ -170,7 +138,7 @@ truncate -s 16M "$tmp/s.img"
 guest=$!
 cleanup stop "$guest" INT
 wait_for 20 connected 8/xvda
-work 8/xvda
+works 8/xvda
 cp "$tmp/s.img" "$tmp/s2.img"
 truncate -s 32M "$tmp/s2.img"
 "$ringdisk" -s "$sock" events --json 8/xvda >"$tmp/events" &
@@ -178,11 +146,11 @@ reader=$!
 cleanup stop "$reader"
 ctl 0 swap 8/xvda "raw:$tmp/s2.img"
 same "swapped" "connected raw:$tmp/s2.img" "$(image 8/xvda)"
-work 8/xvda
+works 8/xvda
 ctl 1 swap 8/xvda "raw:$tmp/missing.img"
 says err "No such file"
 same "not swapped" "connected raw:$tmp/s2.img" "$(image 8/xvda)"
-work 8/xvda
+works 8/xvda
 ctl 0 list 8/xvda
 says out "32 MiB"
 kill -INT "$guest"

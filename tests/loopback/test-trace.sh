@@ -4,22 +4,13 @@
 . "$srcdir/cli/functions.sh"
 
 truncate -s 16M "$tmp/a.img"
-"$ringdiskd" --foreground --hyp=loopback --loopback-socket="$tmp/hyp" --control-socket="$sock" \
-	--driver-dir="$drivers" >"$tmp/daemon.log" 2>&1 &
-daemon=$!
-cleanup stop "$daemon"
-wait_for 20 test -S "$sock"
-
-connected()
-{
-	"$ringdisk" -s "$sock" list 5/xvda >"$tmp/list" && grep -q connected "$tmp/list"
-}
+start_daemon
 
 "$bench" --connect="$tmp/hyp" --no-progress -t 600 -j randread:qd=2 5/xvda "raw,iops=200,burst=50:$tmp/a.img" \
 	>"$tmp/bench" 2>&1 &
 guest=$!
 cleanup stop "$guest" INT
-wait_for 20 connected
+wait_for 20 connected 5/xvda
 
 ctl 0 trace 5/xvda --json --count 100
 python3 - "$tmp/out" <<'END' || fail "not what the guest does: $(head -n 3 "$tmp/out")"
@@ -47,7 +38,7 @@ stop "$guest" INT
 	"error,iops=20,burst=50,op=read,errno=EIO,nth=40,count=1:delay,read-ms=5:raw:$tmp/a.img" >"$tmp/bench" 2>&1 &
 guest=$!
 cleanup stop "$guest" INT
-wait_for 20 connected
+wait_for 20 connected 5/xvda
 "$ringdisk" -s "$sock" trace 5/xvda --json --op write >"$tmp/writes" 2>"$tmp/err" &
 writes=$!
 cleanup stop "$writes" INT

@@ -16,11 +16,7 @@ start_daemon
 	"qcow2,nbd=on:$tmp/a.qcow2" >"$tmp/bench" 2>&1 &
 guest=$!
 cleanup stop "$guest" KILL
-is_connected()
-{
-	"$ringdisk" -s "$sock" list 5/xvda | grep -q connected
-}
-wait_for 20 is_connected
+wait_for 20 connected 5/xvda
 own=$(uri 5-xvda)
 
 # A client that writes, reads back and flushes in the last 8 MiB, until it is told to stop.
@@ -115,7 +111,7 @@ for i in 0 1; do
 	wait "${client[i]}" || fail "client $i: $(cat "$tmp/client$i")"
 	grep -q verified "$tmp/client$i"
 done
-is_connected || fail "the guest is gone: $(cat "$tmp/bench")"
+connected 5/xvda || fail "the guest is gone: $(cat "$tmp/bench")"
 expect_fail grep -Eiq "mismatch|wrong|error" "$tmp/bench"
 kill -TERM "$guest"
 wait "$guest" || true

@@ -5,10 +5,7 @@
 . "$srcdir/cli/functions.sh"
 
 monitoring=$top_srcdir/tools/monitoring
-"$ringdiskd" --foreground --hyp=loopback --loopback-socket="$tmp/hyp" --control-socket="$sock" \
-	--driver-dir="$drivers" >"$tmp/daemon.log" 2>&1 &
-cleanup stop $!
-wait_for 20 test -S "$sock"
+start_daemon
 truncate -s 4M "$tmp/a.img"
 "$bench" --connect="$tmp/hyp" --no-progress -j mix:rw=50:time=600 5/xvda "raw,iops=400:$tmp/a.img" >"$tmp/bench" 2>&1 &
 cleanup stop $! KILL

@@ -38,11 +38,7 @@ if command -v bpftrace >/dev/null && [ "$(id -u)" = 0 ] && [ -e /sys/kernel/btf/
 	done
 fi
 
-"$ringdiskd" --foreground --hyp=loopback --loopback-socket="$tmp/hyp" --control-socket="$sock" \
-	--driver-dir="$drivers" >"$tmp/daemon.log" 2>&1 &
-daemon=$!
-cleanup stop "$daemon"
-wait_for 20 test -S "$sock"
+start_daemon
 # As a tracer does: one more in each.
 python3 - "$daemon" "$ringdiskd" "$tmp/semaphores" <<'END' || skip "no tracing of own processes here"
 import os, sys
