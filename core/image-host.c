@@ -204,6 +204,15 @@ static int host_child_describe(struct rd_child *child, const struct rd_facts *fa
 	return img_describe(image_of_child(child), facts);
 }
 
+static int host_file_stored(struct rd_file *file, uint64_t offset, uint64_t length, int *hole, uint64_t *same)
+{
+	bool is_hole = false;
+	int r = io_stored(file, offset, length, &is_hole, same);
+
+	*hole = is_hole;
+	return r;
+}
+
 void img_host_init(struct rd_host *host, struct image *image)
 {
 	*host = (struct rd_host){
@@ -239,5 +248,6 @@ void img_host_init(struct rd_host *host, struct image *image)
 		.redo_close = redo_close,
 		.backing_open = host_backing_open,
 		.child_describe = host_child_describe,
+		.file_stored = host_file_stored,
 	};
 }

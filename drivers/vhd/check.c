@@ -33,6 +33,10 @@ struct job {
 	bool footers_wrong;
 	uint32_t cut_off, batmap_errors;
 	uint64_t file; /* bytes, without the footer */
+	struct { /* of the file: the one that was looked up last; nothing is written while it counts */
+		uint64_t start, end;
+		bool hole;
+	} stretch;
 	uint32_t *bat; /* as in the file */
 };
 
@@ -83,6 +87,28 @@ static int step(struct job *j, uint64_t done, uint64_t total)
 static bool zeroes(const uint8_t *p, size_t n)
 {
 	return !n || (!p[0] && !memcmp(p, p + 1, n - 1));
+}
+
+/*
+ * Is the file a hole at offset, and for how many bytes, up to length, is it as it is there? An image may have holes of
+ * a TiB, and a million blocks in one of them: they are looked up once, and never read.
+ */
+static bool hole_at(struct job *j, uint64_t offset, uint64_t length, uint64_t *same)
+{
+	const struct rd_host *host = j->v->host;
+	int hole = 0;
+
+	if (offset < j->stretch.start || offset >= j->stretch.end) {
+		uint64_t more = offset < j->file ? MAX(length, j->file - offset) : length;
+
+		if (host->file_stored(j->v->file, offset, more, &hole, same))
+			hole = 0, *same = length;
+		j->stretch.start = offset;
+		j->stretch.end = offset + *same;
+		j->stretch.hole = hole;
+	}
+	*same = MIN(length, j->stretch.end - offset);
+	return j->stretch.hole;
 }
 
 /* ---- footers ------------------------------------------------------------------------------------------- */
@@ -265,14 +291,17 @@ static bool nothing_in(const uint8_t *p, size_t n)
 static int holds_data(struct job *j, uint64_t offset, uint64_t length, uint8_t *buf, size_t room)
 {
 	while (length) {
-		size_t part = (size_t)MIN(length, room);
+		uint64_t part;
 
-		if (file_read(j->v, buf, part, offset)) {
-			j->result->unchecked++;
-			return 0;
+		if (!hole_at(j, offset, length, &part)) {
+			part = MIN(part, room);
+			if (file_read(j->v, buf, (size_t)part, offset)) {
+				j->result->unchecked++;
+				return 0;
+			}
+			if (!nothing_in(buf, (size_t)part))
+				return 1;
 		}
-		if (!nothing_in(buf, part))
-			return 1;
 		offset += part;
 		length -= part;
 	}
@@ -282,10 +311,16 @@ static int holds_data(struct job *j, uint64_t offset, uint64_t length, uint8_t *
 /* Between two blocks: room that is taken by nothing. Places that are holes are free, and will be used again. */
 static void check_gap(struct job *j, uint64_t start, uint64_t end, uint8_t *buf, size_t room)
 {
-	uint64_t need = block_bytes(j->v), leaks = 0;
+	uint64_t need = block_bytes(j->v), leaks = 0, same, at = start;
 
-	for (uint64_t at = start; end - at >= need; at += need)
+	while (end - at >= need) {
+		if (hole_at(j, at, end - at, &same) && same >= need) {
+			at += same / need * need;
+			continue;
+		}
 		leaks += (uint64_t)holds_data(j, at, need, buf, room);
+		at += need;
+	}
 	j->result->leaks += leaks;
 	if (leaks && j->repair_leaks && !j->v->host->file_punch(j->v->file, start, end - start))
 		j->result->leaks_fixed += leaks;
@@ -356,22 +391,54 @@ static void check_full(struct job *j, uint32_t block, const uint8_t *bits)
 	j->v->batmap.bits[block / 8] &= (uint8_t)~(0x80 >> block % 8);
 }
 
+/* A part of the file; holes are not read. 1: it is nothing but one, and all zeroes. */
+static int load(struct job *j, uint64_t at, uint8_t *buf, uint64_t length)
+{
+	uint64_t part;
+
+	if (hole_at(j, at, length, &part) && part == length)
+		return 1;
+	for (uint64_t done = 0; done < length; done += part) {
+		if (hole_at(j, at + done, length - done, &part))
+			memset(buf + done, 0, (size_t)part);
+		else if (file_read(j->v, buf + done, (size_t)part, at + done))
+			return -EIO;
+	}
+	return 0;
+}
+
 /* Data that nobody sees: some writer has put it there and not said so. */
 static void check_clear(struct job *j, uint32_t block, const uint8_t *bits, uint8_t *data)
 {
 	struct vhd *v = j->v;
 	uint32_t n = 0;
+	int r;
 
 	if (bitmap_full(v, bits))
 		return;
-	if (file_read(v, data, v->block, host_of(v, v->bat[block], 0))) {
-		j->result->unchecked++;
+	r = load(j, host_of(v, v->bat[block], 0), data, v->block);
+	j->result->unchecked += r < 0;
+	if (r)
 		return;
-	}
 	for (uint32_t i = 0; i < v->block / SECTOR; i++)
 		n += !(bits[i / 8] >> (7 - i % 8) & 1) && !zeroes(data + (size_t)i * SECTOR, SECTOR);
 	if (n)
 		remark(j, "block %u has data in %u sectors whose bits are clear", block, n);
+}
+
+static void check_block(struct job *j, uint32_t block, uint8_t *bits, uint8_t *data)
+{
+	struct vhd *v = j->v;
+	int r = load(j, (uint64_t)v->bat[block] * SECTOR, bits, v->bitmap_bytes);
+
+	if (r < 0) {
+		j->result->unchecked++;
+		return;
+	}
+	if (r)
+		memset(bits, 0, v->bitmap_bytes);
+	check_full(j, block, bits);
+	check_clear(j, block, bits, data);
 }
 
 static int check_blocks(struct job *j)
@@ -384,14 +451,8 @@ static int check_blocks(struct job *j)
 		r = i % 64 ? 0 : step(j, i, v->blocks);
 		if (v->bat[i] == BAT_UNUSED)
 			check_full(j, i, NULL);
-		if (!bat_used(v->bat[i]))
-			continue;
-		if (!r && file_read(v, bits, v->bitmap_bytes, (uint64_t)v->bat[i] * SECTOR)) {
-			j->result->unchecked++;
-		} else if (!r) {
-			check_full(j, i, bits);
-			check_clear(j, i, bits, data);
-		}
+		if (!r && bat_used(v->bat[i]))
+			check_block(j, i, bits, data);
 	}
 	free(bits);
 	free(data);

@@ -66,6 +66,10 @@ for how in in-order shuffled; do
 		# The shell of it, python, may have more.
 		[ "$kib" -lt 16384 ] || [ "$kib" -lt $((base_kib + 1024)) ] || fail "opening takes $kib KiB"
 	done
+	# All of them are holes, and no bit is set.
+	start=$(date +%s)
+	"$img" -r "vhd:$disk" check no | grep "^errors 0 leaks 0 " >/dev/null || fail "$how: check"
+	[ -n "${SANITIZE:-}" ] || [ $(($(date +%s) - start)) -le 10 ] || fail "check takes $(($(date +%s) - start)) s"
 	# The last block that the guest gives back and takes again, and the place that was free before.
 	size=$(stat -c %s "$disk")
 	"$img" "vhd:$disk" discard 0 $((2 << 20)) write 0 4096 3 flush read 0 4096 3 read 4096 4096 0

@@ -282,6 +282,11 @@ struct rd_host {
 	/* What the driver of a child tells by describe(), for who must know which image it is (since API 2).
 	 * -EOPNOTSUPP: it tells nothing. */
 	int (*child_describe)(struct rd_child *child, const struct rd_facts *facts);
+
+	/* What the file system stores of a range inside the file (since API 2): *hole nonzero says that its beginning is
+	 * a hole, which reads as zeroes; that holds for *same bytes (1 to length). Where the system does not tell, and on
+	 * block devices, all is data. May block, but reads nothing. */
+	int (*file_stored)(struct rd_file *file, uint64_t offset, uint64_t length, int *hole, uint64_t *same);
 };
 
 /* One option that a driver takes in the params string: "driver,key=value:target". */
