@@ -92,24 +92,44 @@ static const char *letters(unsigned disk, char *buf, size_t len)
 	return p;
 }
 
-const char *vdev_text(uint32_t vdev, char *buf, size_t len)
+/* "xvd", "sd" or "hd"; NULL: such a number has no name. */
+static const char *take_apart(uint32_t vdev, unsigned *disk, unsigned *part)
 {
-	unsigned major = vdev >> 8, disk, part;
-	const char *kind = "xvd";
-	char name[16], number[12] = "";
+	unsigned major = vdev >> 8;
 
 	if (vdev & EXTENDED) {
-		disk = vdev >> 8 & 0xfffff;
-		part = vdev & 0xff;
-	} else if (major == 202 || major == 8) {
-		kind = major == 8 ? "sd" : "xvd";
-		disk = vdev >> 4 & 15;
-		part = vdev & 15;
-	} else if (major == 3 || major == 22) {
-		kind = "hd";
-		disk = (major == 22 ? 2u : 0u) + (vdev >> 6 & 1);
-		part = vdev & 63;
-	} else {
+		*disk = vdev >> 8 & 0xfffff;
+		*part = vdev & 0xff;
+		return "xvd";
+	}
+	if (major == 202 || major == 8) {
+		*disk = vdev >> 4 & 15;
+		*part = vdev & 15;
+		return major == 8 ? "sd" : "xvd";
+	}
+	if (major != 3 && major != 22)
+		return NULL;
+	*disk = (major == 22 ? 2u : 0u) + (vdev >> 6 & 1);
+	*part = vdev & 63;
+	return "hd";
+}
+
+/* The first four, whatever their name, and each that is called sd. */
+bool vdev_emulated(uint32_t vdev)
+{
+	unsigned disk, part;
+	const char *kind = take_apart(vdev, &disk, &part);
+
+	return kind && (*kind == 's' || disk < 4);
+}
+
+const char *vdev_text(uint32_t vdev, char *buf, size_t len)
+{
+	unsigned disk, part;
+	const char *kind = take_apart(vdev, &disk, &part);
+	char name[16], number[12] = "";
+
+	if (!kind) {
 		snprintf(buf, len, "%u", vdev);
 		return buf;
 	}

@@ -59,6 +59,10 @@ void xb_retry_in(struct xb_dev *xd, unsigned ms);
 /* DO_PARAMS did not work: once more when the store does. */
 void xb_params_again(struct xb_dev *xd);
 
+/* --- xenbus-hvm.c --- */
+/* Would QEMU open the same image for the firmware of an HVM guest? err: why it is refused, and the line that works. */
+bool xb_hvm_clash(struct xb_conn *conn, const struct xb_dev *xd, char *err, size_t errlen);
+
 /* --- xenbus-moves.c --- */
 /* Do xd->move. [strand of xd->dev; any thread if there is none.] -errno: the store would not have it. */
 int xb_move_run(struct xb_conn *conn, struct xb_dev *xd);

@@ -198,6 +198,10 @@ static int publish(struct xb_conn *conn, struct xb_dev *xd)
 		drop_device(xd);
 		return 0;
 	}
+	if (xb_hvm_clash(conn, xd, text, sizeof(text))) {
+		report(conn, xd, -EBUSY, text);
+		return publish_failed(conn, xd, text);
+	}
 	err = dev_probe(xd->dev);
 	if (err) {
 		report_device_error(conn, xd, err, text, sizeof(text));

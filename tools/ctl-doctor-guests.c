@@ -1,7 +1,8 @@
 /*
- * ringdisk doctor: which guests have raw files that would not come to us.
+ * ringdisk doctor: which guests have raw files that would not come to us, and which HVM guests have disks that QEMU
+ * would open, too.
  *
- * xl gives a raw image without backendtype=qdisk to the kernel's blkback. Read are the configurations in /etc/xen,
+ * xl gives a raw image without backendtype=qdisk to the kernel's blkback, and an HVM guest's first disks to QEMU. Read are the configurations in /etc/xen,
  * and what libxl keeps of running guests in /var/lib/xen, userdata-d.DOMID.UUID.libxl-json. A disk line is
  * taken apart as xl-disk-configuration(5) says: words in order (target, format, vdev, access) or key=value in any,
  * target= with all that follows it last, and the prefixes of old. What cannot be understood is left to xl to
@@ -14,6 +15,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "vdev.h"
 
 #define MAX_SAID 50 /* of such disks; more are counted */
 #define MAX_CFG	 (256 * 1024)
@@ -38,7 +41,46 @@ static void copy(char *to, size_t room, const char *from)
 	snprintf(to, room, "%s", from);
 }
 
-static void tell(const struct guest *guest, const struct disk_line *d)
+/* QEMU is given it for the firmware and the boot loader; a disk that is only read may be read by two. */
+static bool is_emulated(const struct guest *guest, const struct disk_line *d)
+{
+	uint32_t vdev;
+
+	return guest->hvm && !d->readonly && !vdev_parse(d->vdev, &vdev) && vdev_emulated(vdev);
+}
+
+/* The driver and the file behind a target, as they stand in an URI. */
+static void encode_target(const struct disk_line *d, char *to, size_t room)
+{
+	const char *from = d->target;
+	size_t n = 0;
+
+	if (!strncmp(from, "ringdisk:", 9))
+		from += 9;
+	else
+		n = (size_t)snprintf(to, room, "%s:", *d->format ? d->format : "raw");
+	for (; *from && n + 4 < room; from++)
+		n += (size_t)snprintf(to + n, room - n, strchr("?%,#&", *from) ? "%%%02X" : "%c",
+		                      (unsigned char)*from);
+	to[n] = 0;
+}
+
+static void working_line(const struct guest *guest, const struct disk_line *d, char *fix, size_t room)
+{
+	char name[1100];
+
+	encode_target(d, name, sizeof(name));
+	if (is_emulated(guest, d))
+		snprintf(fix, room,
+		         "'vdev=%s,format=raw,backendtype=qdisk,target=nbd+unix:///%s?socket=/run/ringdisk/nbd/sock'",
+		         d->vdev, name);
+	else
+		snprintf(fix, room, "'vdev=%s,format=raw,%sbackendtype=qdisk,target=%s%s'", d->vdev,
+		         d->readonly ? "access=ro," : "",
+		         !strncmp(d->target, "ringdisk:", 9) ? "" : "ringdisk:raw:", d->target);
+}
+
+static void tell(const struct guest *guest, const struct disk_line *d, const char *what)
 {
 	char fix[1400];
 
@@ -46,15 +88,9 @@ static void tell(const struct guest *guest, const struct disk_line *d)
 	if (said >= MAX_SAID)
 		return;
 	said++;
-	if (guest->hvm)
-		snprintf(fix, sizeof(fix), "see ringdiskd(8) for the line of an HVM guest's disk");
-	else
-		snprintf(fix, sizeof(fix),
-		         "'vdev=%s,format=raw,%sbackendtype=qdisk,target=%s%s'", d->vdev,
-		         d->readonly ? "access=ro," : "",
-		         !strncmp(d->target, "ringdisk:", 9) ? "" : "ringdisk:raw:", d->target);
-	doctor_say(NOTE, "guests", fix, "%s: %s %s is given to the kernel's blkback (%s)",
-	           guest->name, d->vdev, d->target, guest->where);
+	working_line(guest, d, fix, sizeof(fix));
+	doctor_say(NOTE, "guests", fix, "%s: %s %s %s (%s)", guest->name, d->vdev, d->target, what,
+	           guest->where);
 }
 
 /* Block devices are what blkback is for; a raw file is asked for, since QEMU is where it would else be. */
@@ -63,9 +99,14 @@ static void judge(const struct guest *guest, const struct disk_line *d)
 	bool raw = !*d->format || !strcmp(d->format, "raw");
 	bool phy = !*d->backendtype || !strcmp(d->backendtype, "phy");
 
-	if (raw && phy && !d->script && !d->cdrom && !d->elsewhere && *d->target && *d->vdev &&
-	    strncmp(d->target, "/dev/", 5) != 0)
-		tell(guest, d);
+	if (d->script || d->cdrom || d->elsewhere || !*d->target || !*d->vdev)
+		return;
+	if (!raw || !strcmp(d->backendtype, "qdisk")) {
+		if (is_emulated(guest, d) && strncmp(d->target, "nbd+unix:", 9) != 0)
+			tell(guest, d, "is opened by QEMU, and refused by ringdiskd if that is to serve it");
+	} else if (phy && strncmp(d->target, "/dev/", 5) != 0) {
+		tell(guest, d, "is given to the kernel's blkback");
+	}
 }
 
 /* ---- a disk line of a configuration ----------------------------------------------------------------- */
@@ -359,5 +400,6 @@ void doctor_guests(void)
 	if (counted > said)
 		doctor_say(NOTE, "guests", NULL, "and %u more such disks", counted - said);
 	else if (!counted)
-		doctor_say(FINE, "guests", NULL, "no guest's raw file is left to the kernel's blkback");
+		doctor_say(FINE, "guests", NULL,
+		           "no guest's raw file is left to the kernel's blkback, no HVM guest's disk to two");
 }

@@ -77,7 +77,14 @@ disk = [ '/srv/one.img,raw,xvda,rw', "file:/srv/two.img,xvdb,w",   # a comment, 
          'vdev=xvdk,backend=storage,format=raw,target=/srv/elsewhere.img',
          'vdev=xvdl,target=ringdisk:raw:/srv/forgotten.img' ]
 END
-printf 'name="hvm"\ntype="hvm"\ndisk=["/srv/hvm.img,,hda,w"]\n' >"$host/etc/xen/hvm.cfg"
+cat >"$host/etc/xen/hvm.cfg" <<'END'
+name="hvm"
+type="hvm"
+disk=["/srv/hvm.img,,hda,w", "format=qcow2,vdev=hdb,target=/srv/a,b.qcow2",
+      "vdev=xvdc,format=raw,backendtype=qdisk,target=ringdisk:vhd:/srv/c.vhd",
+      "format=qcow2,vdev=hdd,access=ro,target=/srv/read.qcow2", "format=qcow2,vdev=xvde,target=/srv/later.qcow2",
+      "vdev=sda,format=raw,backendtype=qdisk,target=nbd+unix:///raw:/srv/d.img?socket=/run/ringdisk/nbd/sock"]
+END
 printf 'disk = [ "/srv/unfinished.img,raw' >"$host/etc/xen/broken.cfg"
 cat >"$host/var/lib/xen/userdata-d.7.ab000000-0000-0000-0000-000000000007.libxl-json" <<'END'
 { "c_info": { "type": "pv", "name": "seven" }, "b_info": { }, "disks": [
@@ -89,8 +96,13 @@ doctor 0 "guest one: xvda /srv/one.img is given to the kernel's blkback (/etc/xe
 says out "-> 'vdev=xvdb,format=raw,backendtype=qdisk,target=ringdisk:raw:/srv/two.img'"
 says out "-> 'vdev=xvdc,format=raw,access=ro,backendtype=qdisk,target=ringdisk:raw:/srv/a,b=c.img'"
 says out "-> 'vdev=xvdl,format=raw,backendtype=qdisk,target=ringdisk:raw:/srv/forgotten.img'"
-says out "guest hvm: hda /srv/hvm.img"
-says out "-> see ringdiskd(8)"
+says out "guest hvm: hda /srv/hvm.img is given to the kernel's blkback"
+says out "-> 'vdev=hda,format=raw,backendtype=qdisk,target=nbd+unix:///raw:/srv/hvm.img?socket=/run/ringdisk/nbd/sock'"
+says out "guest hvm: hdb /srv/a,b.qcow2 is opened by QEMU"
+says out "-> 'vdev=hdb,format=raw,backendtype=qdisk,target=nbd+unix:///qcow2:/srv/a%2Cb.qcow2?socket=/run/ringdisk/nbd/sock'"
+says out "guest hvm: xvdc ringdisk:vhd:/srv/c.vhd is opened by QEMU"
+says out "target=nbd+unix:///vhd:/srv/c.vhd?socket="
+same "disks that QEMU has, too" 2 "$(grep -c "is opened by QEMU" "$tmp/out")"
 says out "guest seven: xvda /srv/seven.img is given to the kernel's blkback (it runs, domain 7)"
 says out "-> 'vdev=xvda,format=raw,backendtype=qdisk,target=ringdisk:raw:/srv/seven.img'"
 same "disks that are told of" 6 "$(grep -c "is given to the kernel's blkback" "$tmp/out")"

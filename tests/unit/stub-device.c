@@ -226,15 +226,6 @@ void dev_put(struct device *dev)
 	pthread_mutex_unlock(&stub.lock);
 }
 
-const char *vdev_text(uint32_t vdev, char *buf, size_t len)
-{
-	if (vdev >> 8 == 202)
-		snprintf(buf, len, "xvd%c", 'a' + (int)(vdev >> 4 & 15));
-	else
-		snprintf(buf, len, "%u", vdev);
-	return buf;
-}
-
 int dev_create(const struct dev_spec *spec, struct device **devp)
 {
 	struct device *dev = calloc(1, sizeof(*dev));

@@ -48,11 +48,30 @@ static void what_is_no_name(void **state)
 			fail_msg("\"%s\" is taken for %u", bad[i], vdev);
 }
 
+/* As libxl gives them to QEMU. */
+static void emulated(void **state)
+{
+	static const char *const yes[] = { "xvda", "xvdd", "xvdb2", "hda", "hdd", "sda", "sdp" };
+	static const char *const no[] = { "xvde", "xvdp15", "xvdaa", "65000" };
+	uint32_t vdev;
+
+	(void)state;
+	for (unsigned i = 0; i < sizeof(yes) / sizeof(yes[0]); i++) {
+		assert_int_equal(vdev_parse(yes[i], &vdev), 0);
+		assert_true(vdev_emulated(vdev));
+	}
+	for (unsigned i = 0; i < sizeof(no) / sizeof(no[0]); i++) {
+		assert_int_equal(vdev_parse(no[i], &vdev), 0);
+		assert_false(vdev_emulated(vdev));
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(names_and_numbers),
 		cmocka_unit_test(what_is_no_name),
+		cmocka_unit_test(emulated),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

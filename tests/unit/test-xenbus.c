@@ -518,6 +518,90 @@ static void script_lets_the_guest_go_on(void **state)
 	WAIT(stub_count() == 0);
 }
 
+/* ---- an HVM guest's disks ---------------------------------------------------------------------------- */
+
+static const char hvm_text[] =
+	"QEMU opens this disk of an HVM guest, too: the line for both is 'vdev=xvda,format=raw,backendtype=qdisk,"
+	"target=nbd+unix:///qcow2:/srv/100%25%2Ca.qcow2?socket=/run/ringdisk/nbd/sock'";
+
+static void remove_disk(struct fixture *f)
+{
+	put(f, be(f, "online"), "0");
+	guest_rm(f->tool, HYP_TXN_NONE, fe(""));
+	wait_be(f, 6);
+	guest_rm(f->tool, HYP_TXN_NONE, be(f, ""));
+	WAIT(stub_count() == 0);
+}
+
+static void hvm_disk_is_refused(struct fixture *f, const char *params)
+{
+	attach(f, params, "w", NULL);
+	wait_be(f, 6);
+	is(f, be(f, "hotplug-status"), "error");
+	is(f, be(f, "hotplug-error"), hvm_text);
+	assert_int_equal(stub_count(), 1);
+	assert_int_equal(stub_probes(), 0);
+}
+
+static void hvm_disk_is_served(struct fixture *f, const char *params, const char *mode)
+{
+	attach(f, params, mode, NULL);
+	wait_be(f, 2);
+	remove_disk(f);
+}
+
+/* Written before QEMU runs, it is refused, and stays so when QEMU runs and the guest begins; other lines are not. */
+static void hvm_disk_of_qemu_too(void **state)
+{
+	struct fixture *f = *state;
+
+	put(f, "/libxl/5/type", "hvm");
+	hvm_disk_is_refused(f, "qcow2:/srv/100%,a.qcow2");
+	put(f, "/local/domain/0/device-model/5/state", "running");
+	fe_state(f, 5);
+	WAIT(stub_count() == 1);
+	fe_state(f, 6);
+	fe_state(f, 1);
+	put(f, be(f, "bootable"), "1");
+	put(f, be(f, "params"), "qcow2:/srv/100%,a.qcow2");
+	stop(f);
+	start(f, CLAIM_ALL); /* a daemon that is started anew refuses it, too */
+	WAIT(stub_count() == 1);
+	is(f, be(f, "state"), "6");
+	assert_int_equal(stub_probes(), 0);
+	remove_disk(f);
+	guest_rm(f->tool, HYP_TXN_NONE, "/local/domain/0/device-model/5/state");
+
+	hvm_disk_is_refused(f, "aio:ringdisk:qcow2:/srv/100%,a.qcow2");
+	remove_disk(f);
+	hvm_disk_is_served(f, "aio:nbd+unix:///qcow2:/srv/vm.qcow2?socket=/run/ringdisk/nbd/sock", "w");
+	hvm_disk_is_served(f, "qcow2:/srv/cd.qcow2", "r");
+	/* What comes when QEMU runs is for the guest alone, also when the daemon is started anew. */
+	put(f, "/local/domain/0/device-model/5/state", "running");
+	attach(f, "qcow2:/srv/late.qcow2", "w", NULL);
+	wait_be(f, 2);
+	stop(f);
+	wait_be(f, 6);
+	start(f, CLAIM_ALL);
+	wait_be(f, 2);
+	remove_disk(f);
+}
+
+/* XAPI writes no type; PVH guests have no firmware of QEMU's. */
+static void hvm_guest_is_known(void **state)
+{
+	struct fixture *f = *state;
+
+	put(f, "/local/domain/5/hvmloader", "");
+	hvm_disk_is_refused(f, "qcow2:/srv/100%,a.qcow2");
+	remove_disk(f);
+	put(f, "/libxl/5/type", "pvh");
+	hvm_disk_is_served(f, "qcow2:/srv/vm.qcow2", "w");
+	put(f, "/libxl/5/type", "hvm");
+	f->kind = "vbd3"; /* QEMU is given what our script says */
+	hvm_disk_is_served(f, "aio:/srv/vm.img", "w");
+}
+
 /* The script finds the reason. The guest waits until the toolstack has taken the disk away. */
 static void script_is_told_of_failure(void **state)
 {
@@ -1183,6 +1267,8 @@ int main(void)
 		CASE(resume_in_place, setup),
 		CASE(image_cannot_be_opened, setup),
 		CASE(script_is_told_of_failure, setup),
+		CASE(hvm_disk_of_qemu_too, setup),
+		CASE(hvm_guest_is_known, setup),
 		CASE(script_lets_the_guest_go_on, setup),
 		CASE(locked_image_is_waited_for, setup),
 		CASE(connect_fails, setup),
