@@ -5,7 +5,7 @@
  *      header      as open() wants it; reserved parts; of a dynamic disk no parent, of a differencing one a name
  *      locators    known platforms, inside of the file, before the blocks
  *      BAT         entries behind the header, inside of the file, no block over another
- *      batmap      checksum, size; no bit for a block that is not there or not full
+ *      batmap      size; no bit for a block that is not there or not full; checksum (a leak: see below)
  *      bitmaps     of blocks: no data where the bit is clear (a remark: it is lost already, or never was)
  *
  * Repair (errors) writes footers and the batmap anew, makes the file as long as its last block, and gives up the
@@ -31,6 +31,7 @@ struct job {
 	struct rd_check *result;
 	bool repair_errors, repair_leaks;
 	bool footers_wrong;
+	bool batmap_torn;
 	uint32_t cut_off, batmap_errors;
 	uint64_t file; /* bytes, without the footer */
 	struct { /* of the file: the one that was looked up last; nothing is written while it counts */
@@ -354,6 +355,18 @@ static int count_leaks(struct job *j)
 
 /* ---- batmap and bitmaps -------------------------------------------------------------------------------- */
 
+static void leak(struct job *j, const char *what)
+{
+	j->result->leaks++;
+	if (j->progress && j->progress->note)
+		j->progress->note(j->progress->ctx, RD_LOG_WARN, what);
+}
+
+/*
+ * Map and checksum lie in different sectors, and the image has room for one map only: when power fails while they are
+ * written they do not fit. Nobody believes the map then, and no data is in danger; but tapdisk does not write to such an
+ * image. So this is no error, and what repairs leaks mends it, as every writer of ours does when he closes the image.
+ */
 static void check_batmap(struct job *j)
 {
 	struct vhd *v = j->v;
@@ -361,9 +374,9 @@ static void check_batmap(struct job *j)
 
 	if (!v->batmap.there && should)
 		error(j, "the batmap's header is damaged");
-	if (v->batmap.there && !v->batmap.valid)
-		error(j, "the batmap's checksum is wrong");
-	j->batmap_errors += v->batmap.there && !v->batmap.valid;
+	j->batmap_torn = v->batmap.there && !v->batmap.valid;
+	if (j->batmap_torn)
+		leak(j, "the batmap's checksum is wrong: it is not used (the power failed while it was written?)");
 }
 
 static bool says_full(const struct vhd *v, uint32_t block)
@@ -586,18 +599,29 @@ static int repair_footers(struct job *j)
 
 static int repair(struct job *j)
 {
-	struct vhd *v = j->v;
 	int r = repair_bat(j);
 
 	if (!r && (j->footers_wrong || j->cut_off))
 		r = repair_footers(j);
-	if (!r && v->batmap.there && (j->batmap_errors || v->batmap.stale)) {
-		v->batmap.stale = true;
-		r = batmap_write(v);
-		if (!r && j->batmap_errors)
-			fixed_one(j, j->batmap_errors, "batmap written anew");
-	}
 	return r;
+}
+
+/* With all that is known now. */
+static int repair_batmap(struct job *j)
+{
+	struct vhd *v = j->v;
+	int r;
+
+	if (!v->batmap.there || !(j->batmap_errors || v->batmap.stale))
+		return 0;
+	v->batmap.stale = true;
+	r = batmap_write(v);
+	if (r)
+		return r;
+	if (j->batmap_errors)
+		fixed_one(j, j->batmap_errors, "batmap written anew");
+	j->result->leaks_fixed += j->batmap_torn;
+	return 0;
 }
 
 /* ---- all of it ----------------------------------------------------------------------------------------- */
@@ -617,7 +641,11 @@ static int check_dynamic(struct job *j)
 	r = r ? r : check_blocks(j);
 	if (!r && !j->v->damaged)
 		r = count_leaks(j);
-	return r || !j->repair_errors ? r : repair(j);
+	if (!r && j->repair_errors)
+		r = repair(j);
+	if (!r && (j->repair_errors || (j->repair_leaks && !j->v->damaged)))
+		r = repair_batmap(j);
+	return r;
 }
 
 int vhd_check(void *handle, uint32_t flags, const struct rd_progress *progress, struct rd_check *result)

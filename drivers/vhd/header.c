@@ -9,7 +9,8 @@
  * The batmap says which blocks have all their bits set, so that tapdisk need not read their bitmaps. We read the
  * bitmaps: a wrong batmap costs us nothing. But we keep it right: at close it is written with what is known, and
  * before the first block is freed all of its bits are cleared in the file. It has a checksum over many sectors, so
- * that a crash in between leaves one that nobody believes.
+ * that a crash in between leaves one that nobody believes: bits are only added, or all cleared, so that no mixture of
+ * two maps has the sum of either.
  *
  * Threads: control threads; batmap_disarm also workers, under a claim.
  */

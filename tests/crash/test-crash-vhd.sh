@@ -17,9 +17,14 @@ found --drop-flush=0 --depth=2 --all=4 "${vhd[@]}"
 
 # A table that grows over what stands behind it, and another parent's name, over a raw one: locators move, and the header
 # is there whole, or the one before it is.
-over='ln "$1.raw" "$1.other"; "$RDIMG" -q --driver-dir "$RD_DRIVERS" create -b live.raw -F raw'
 export RDIMG=$rimg
+over='ln "$1.raw" "$1.other"; "$RDIMG" -q --driver-dir "$RD_DRIVERS" create -b live.raw -F raw'
 judged --depth=1 --all=9 --made --rebase=raw --block=512 --size=524288 \
 	--create="$over -o block-size=512 -o creator=win vhd:\$1" vhd
 judged --depth=2 --part=8 --random="$chances" --length=10 --all=4 --made --rebase=raw --block=4096 --size=65536 \
 	--create="$over -o block-size=4096 -o creator=win vhd:\$1" vhd
+
+# One as XenServer has them, with a batmap: map and checksum are not written at once.
+tap=(--block=2097152 --size=8388608 --create='"$RDIMG" -q --driver-dir "$RD_DRIVERS" create "vhd:$1" $2' vhd)
+judged --depth=1 --all=4 "${tap[@]}"
+[ -z "$long" ] || judged --depth=2 --random=20 --length=10 --all=4 "${tap[@]}"
