@@ -75,8 +75,9 @@ static int find_group(const char *path, const char *group, gid_t *gid)
 
 static int listen_at(struct admin_socket *sock, const char *path, gid_t gid)
 {
+	const struct unix_socket_options options = { SOCK_STREAM, 0660, gid, BACKLOG };
 	char why[256];
-	int err = unix_socket_open(&sock->at, path, gid, BACKLOG, why, sizeof(why));
+	int err = unix_socket_open(&sock->at, path, &options, why, sizeof(why));
 
 	if (err)
 		log_err(LOG_ADMIN, "%s", why);

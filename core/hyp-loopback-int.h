@@ -15,6 +15,7 @@
 #define RD_HYP_LOOPBACK_INT_H
 
 #include "base/list.h"
+#include "base/unix-socket.h"
 #include "hyp-loopback-proto.h"
 #include "hyp.h"
 #include "lock.h"
@@ -119,9 +120,9 @@ struct hyp_loopback {
 	atomic_bool store_down;       /* LB_FAULT_STORE */
 	_Atomic uint32_t store_epoch; /* a connection of an older epoch is lost */
 	/* set before start */
-	char *socket;
 	int fd_limit; /* guests get no descriptor as high as this: the rest is for the daemon */
-	int listen_fd, epoll_fd;
+	struct unix_socket listener;
+	int epoll_fd;
 	int wake_fd; /* kicks rd-loopback: a client has events, or stop */
 	struct lb_conn self;
 	/* rd-loopback only */
@@ -142,7 +143,7 @@ static inline struct hyp_loopback *to_loopback(struct hyp *hyp)
 /* LB_FAULT_STORE: the daemon's connections are lost, and new ones are refused while down. */
 void lb_stores_fault(struct hyp_loopback *lb, bool down);
 
-int lb_server_start(struct hyp_loopback *lb);
+int lb_server_start(struct hyp_loopback *lb, const char *path);
 void lb_server_stop(struct hyp_loopback *lb);
 
 /* A reference to the domain, or NULL when there is none of that number. */

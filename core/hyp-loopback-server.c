@@ -18,8 +18,6 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "log.h"
@@ -568,7 +566,7 @@ static bool may_connect(int fd)
 
 static void accept_client(struct hyp_loopback *lb)
 {
-	int fd = accept4(lb->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	int fd = accept4(lb->listener.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	struct epoll_event ev = { .events = EPOLLIN };
 	struct client *client = NULL;
 
@@ -643,7 +641,7 @@ static void *server_main(void *arg)
 		int n = epoll_wait(lb->epoll_fd, ev, 16, -1);
 
 		for (int i = 0; i < n; i++) {
-			if (ev[i].data.ptr == &lb->listen_fd)
+			if (ev[i].data.ptr == &lb->listener.fd)
 				accept_client(lb);
 			else if (ev[i].data.ptr == &lb->wake_fd)
 				(void)!read(lb->wake_fd, &count, sizeof(count));
@@ -658,49 +656,6 @@ static void *server_main(void *arg)
 	return NULL;
 }
 
-/* ---- start and stop ---------------------------------------------------------------------------- */
-
-/* Is somebody listening there? */
-static bool socket_alive(const struct sockaddr_un *addr)
-{
-	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-	bool alive = fd >= 0 && !connect(fd, (const struct sockaddr *)addr, sizeof(*addr));
-
-	if (fd >= 0)
-		close(fd);
-	return alive;
-}
-
-static int listen_at(const char *path)
-{
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	int fd, rc;
-
-	if (strlen(path) >= sizeof(addr.sun_path))
-		return -ENAMETOOLONG;
-	strcpy(addr.sun_path, path);
-	fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0)
-		return -errno;
-	/* On Linux the node is made with the mode of the socket: it is never open to others. */
-	fchmod(fd, 0600);
-	if (bind(fd, (struct sockaddr *)&addr, sizeof(addr))) {
-		if (errno != EADDRINUSE || socket_alive(&addr))
-			goto err_close;
-		unlink(path); /* left by one that was killed */
-		if (bind(fd, (struct sockaddr *)&addr, sizeof(addr)))
-			goto err_close;
-	}
-	if (listen(fd, 64))
-		goto err_close;
-	return fd;
-
-err_close:
-	rc = -errno;
-	close(fd);
-	return rc;
-}
-
 static int watch_fd(struct hyp_loopback *lb, int *fd)
 {
 	struct epoll_event ev = { .events = EPOLLIN, .data.ptr = fd };
@@ -708,19 +663,22 @@ static int watch_fd(struct hyp_loopback *lb, int *fd)
 	return epoll_ctl(lb->epoll_fd, EPOLL_CTL_ADD, *fd, &ev) ? -errno : 0;
 }
 
-int lb_server_start(struct hyp_loopback *lb)
+int lb_server_start(struct hyp_loopback *lb, const char *path)
 {
-	int rc;
+	const struct unix_socket_options options = { SOCK_SEQPACKET, 0600, (gid_t)-1, 64 };
+	char why[256];
+	int rc = unix_socket_open(&lb->listener, path, &options, why, sizeof(why));
 
-	lb->listen_fd = listen_at(lb->socket);
-	if (lb->listen_fd < 0)
-		return lb->listen_fd;
+	if (rc) {
+		log_err(LOG_HYP, "loopback: %s", why);
+		return rc;
+	}
 	lb->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	if (lb->epoll_fd < 0) {
 		rc = -errno;
 		goto err_listen;
 	}
-	rc = watch_fd(lb, &lb->listen_fd);
+	rc = watch_fd(lb, &lb->listener.fd);
 	if (!rc)
 		rc = watch_fd(lb, &lb->wake_fd);
 	if (!rc)
@@ -729,8 +687,7 @@ int lb_server_start(struct hyp_loopback *lb)
 		return 0;
 	close(lb->epoll_fd);
 err_listen:
-	close(lb->listen_fd);
-	unlink(lb->socket);
+	unix_socket_close(&lb->listener);
 	return rc;
 }
 
@@ -742,6 +699,5 @@ void lb_server_stop(struct hyp_loopback *lb)
 	(void)!write(lb->wake_fd, &one, sizeof(one));
 	pthread_join(lb->thread, NULL);
 	close(lb->epoll_fd);
-	close(lb->listen_fd);
-	unlink(lb->socket);
+	unix_socket_close(&lb->listener);
 }

@@ -255,7 +255,6 @@ static void loopback_free(struct hyp_loopback *lb)
 		close(lb->wake_fd);
 	lock_destroy(&lb->lock);
 	lock_destroy(&lb->stores_lock);
-	free(lb->socket);
 	free(lb);
 }
 
@@ -330,7 +329,7 @@ static int fd_limit(void)
 	return (int)(limit.rlim_cur / 4 * 3);
 }
 
-static struct hyp_loopback *loopback_new(const char *socket)
+static struct hyp_loopback *loopback_new(void)
 {
 	struct hyp_loopback *lb = calloc(1, sizeof(*lb));
 
@@ -339,18 +338,17 @@ static struct hyp_loopback *loopback_new(const char *socket)
 	lb->hyp.ops = &lb_ops;
 	lb->next_domid = 1;
 	lb->fd_limit = fd_limit();
-	lb->listen_fd = lb->epoll_fd = -1;
+	lb->listener.fd = lb->epoll_fd = -1;
 	list_init(&lb->doms);
 	list_init(&lb->clients);
 	list_init(&lb->stores);
 	lock_init(&lb->lock, RANK_LEAF, "loopback domains");
 	lock_init(&lb->stores_lock, RANK_LEAF, "loopback store handles");
-	lb->socket = strdup(socket);
 	lb->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	lb->store = lb_store_new();
 	if (lb->store)
 		lb_conn_open(lb->store, &lb->self, 0, lb->wake_fd);
-	if (!lb->socket || lb->wake_fd < 0 || !lb->store || seed_store(lb)) {
+	if (lb->wake_fd < 0 || !lb->store || seed_store(lb)) {
 		loopback_free(lb);
 		return NULL;
 	}
@@ -359,14 +357,13 @@ static struct hyp_loopback *loopback_new(const char *socket)
 
 int hyp_loopback_open(const char *socket, struct hyp **hyp)
 {
-	struct hyp_loopback *lb = loopback_new(socket);
+	struct hyp_loopback *lb = loopback_new();
 	int rc;
 
 	if (!lb)
 		return -ENOMEM;
-	rc = lb_server_start(lb);
+	rc = lb_server_start(lb, socket);
 	if (rc) {
-		log_err(LOG_HYP, "loopback: cannot listen on %s: %s", socket, strerror(-rc));
 		loopback_free(lb);
 		return rc;
 	}

@@ -40,9 +40,14 @@ int nbd_socket_dir(const char *dir, const char *group, gid_t *gid, char *err, si
 
 int nbd_socket_open(struct unix_socket *sock, const char *path, char *err, size_t errlen)
 {
-	gid_t gid = nbd_srv.gid == getegid() ? (gid_t)-1 : nbd_srv.gid;
+	const struct unix_socket_options options = {
+		.type = SOCK_STREAM,
+		.mode = 0660,
+		.gid = nbd_srv.gid == getegid() ? (gid_t)-1 : nbd_srv.gid,
+		.backlog = BACKLOG,
+	};
 
-	return unix_socket_open(sock, path, gid, BACKLOG, err, errlen);
+	return unix_socket_open(sock, path, &options, err, errlen);
 }
 
 int nbd_socket_path(const char *text, char path[NBD_PATH_MAX])

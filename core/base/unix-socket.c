@@ -11,8 +11,6 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define SOCKET_MODE 0660
-
 /* Keeps the reason; always -err. */
 static int fail(const char *path, const char *what, int err, char *text, size_t len)
 {
@@ -39,16 +37,16 @@ static struct sockaddr_un address_of(const struct unix_socket *sock)
 	return address;
 }
 
-static int new_socket(void)
+static int new_socket(int type)
 {
-	return socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	return socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 }
 
 /* Somebody listens at the path, as far as we can tell. */
-static bool is_live(const struct unix_socket *sock)
+static bool is_live(const struct unix_socket *sock, int type)
 {
 	struct sockaddr_un address = address_of(sock);
-	CLEANUP_CLOSE int fd = new_socket();
+	CLEANUP_CLOSE int fd = new_socket(type);
 
 	if (fd < 0 || !connect(fd, (struct sockaddr *)&address, sizeof(address)))
 		return true;
@@ -56,7 +54,7 @@ static bool is_live(const struct unix_socket *sock)
 }
 
 /* Remove what a daemon that died left behind; nothing else. */
-static int clear_stale(struct unix_socket *sock, char *err, size_t errlen)
+static int clear_stale(struct unix_socket *sock, int type, char *err, size_t errlen)
 {
 	struct stat st;
 
@@ -66,7 +64,7 @@ static int clear_stale(struct unix_socket *sock, char *err, size_t errlen)
 		snprintf(err, errlen, "%s: exists and is not a socket; remove it or choose another path", sock->path);
 		return -EEXIST;
 	}
-	if (is_live(sock)) {
+	if (is_live(sock, type)) {
 		snprintf(err, errlen, "%s: somebody listens there; end that program or choose another path",
 		         sock->path);
 		return -EADDRINUSE;
@@ -77,39 +75,40 @@ static int clear_stale(struct unix_socket *sock, char *err, size_t errlen)
 	return 0;
 }
 
-static int bind_and_listen(struct unix_socket *sock, gid_t gid, int backlog, char *err, size_t errlen)
+static int bind_and_listen(struct unix_socket *sock, const struct unix_socket_options *options, char *err, size_t errlen)
 {
 	struct sockaddr_un address = address_of(sock);
 	struct stat st;
 
-	sock->fd = new_socket();
+	sock->fd = new_socket(options->type);
 	if (sock->fd < 0)
 		return fail(sock->path, "cannot make a socket", errno, err, errlen);
 	/* The name gets this mode (less the umask); nobody can connect before listen(). */
-	if (fchmod(sock->fd, SOCKET_MODE) || bind(sock->fd, (struct sockaddr *)&address, sizeof(address)))
+	if (fchmod(sock->fd, options->mode) || bind(sock->fd, (struct sockaddr *)&address, sizeof(address)))
 		return fail(sock->path, "cannot bind", errno, err, errlen);
 	if (lstat(sock->path, &st))
 		return fail(sock->path, "cannot look at it", errno, err, errlen);
 	sock->dev = st.st_dev;
 	sock->ino = st.st_ino;
-	if (gid != (gid_t)-1 && lchown(sock->path, (uid_t)-1, gid))
+	if (options->gid != (gid_t)-1 && lchown(sock->path, (uid_t)-1, options->gid))
 		return fail(sock->path, "cannot give it its group", errno, err, errlen);
-	if (chmod(sock->path, SOCKET_MODE) || lstat(sock->path, &st))
+	if (chmod(sock->path, options->mode) || lstat(sock->path, &st))
 		return fail(sock->path, "cannot set its mode", errno, err, errlen);
 	sock->gid = st.st_gid;
-	if (listen(sock->fd, backlog))
+	if (listen(sock->fd, options->backlog))
 		return fail(sock->path, "cannot listen", errno, err, errlen);
 	return 0;
 }
 
-int unix_socket_open(struct unix_socket *sock, const char *path, gid_t gid, int backlog, char *err, size_t errlen)
+int unix_socket_open(struct unix_socket *sock, const char *path, const struct unix_socket_options *options, char *err,
+		     size_t errlen)
 {
 	int r = set_path(sock, path, err, errlen);
 
 	if (!r)
-		r = clear_stale(sock, err, errlen);
+		r = clear_stale(sock, options->type, err, errlen);
 	if (!r)
-		r = bind_and_listen(sock, gid, backlog, err, errlen);
+		r = bind_and_listen(sock, options, err, errlen);
 	if (r)
 		unix_socket_close(sock);
 	return r;

@@ -25,11 +25,15 @@ struct unix_socket {
 	char path[UNIX_SOCKET_PATH_MAX];
 };
 
-/*
- * Listen at the path, which root, our user and the group may use.  gid (gid_t)-1: the directory's or our own.
- * 0, or -errno (-EADDRINUSE: somebody listens there) and the reason in err; then nothing is open.
- */
-int unix_socket_open(struct unix_socket *sock, const char *path, gid_t gid, int backlog, char *err, size_t errlen);
+struct unix_socket_options {
+	int type;    /* SOCK_STREAM or SOCK_SEQPACKET */
+	mode_t mode; /* of the file */
+	gid_t gid;   /* its group; (gid_t)-1: the directory's or our own */
+	int backlog;
+};
+/* Listen at the path.  0, or -errno (-EADDRINUSE: somebody listens there) and the reason in err; then nothing is open. */
+int unix_socket_open(struct unix_socket *sock, const char *path, const struct unix_socket_options *options, char *err,
+		     size_t errlen);
 /* Also removes the file, if it is still that one. */
 void unix_socket_close(struct unix_socket *sock);
 

@@ -75,6 +75,15 @@ for how in --foreground --log-level=info; do
 	same "status without drivers, $how" 1 "$status"
 	grep -q "$tmp/none" "$tmp/err" || fail "no reason given, $how: $(cat "$tmp/err")"
 done
+# What stands where a socket should be is nothing that we may remove.
+echo precious >"$tmp/file"
+for socket in loopback control; do
+	status=0
+	timeout 30 "$ringdiskd" "${options[@]}" --$socket-socket="$tmp/file" 2>"$tmp/err" || status=$?
+	same "status with a file for the $socket socket" 1 "$status"
+	grep -q "$tmp/file: exists and is not a socket" "$tmp/err" || fail "no reason given: $(cat "$tmp/err")"
+	same "the file" precious "$(cat "$tmp/file")"
+done
 printf '[defaults]\ncache = fast\n' >"$tmp/conf"
 status=0
 timeout 30 "$ringdiskd" "${options[@]}" --config="$tmp/conf" 2>"$tmp/err" || status=$?
