@@ -105,13 +105,17 @@ static void give_directory(const char *path, bool ours, const struct passwd *pw)
 static void prepare_directories(const struct config *config, const struct passwd *pw)
 {
 	const char *slash = strrchr(config->control_socket, '/');
-	char dir[PATH_MAX], redo[PATH_MAX + 8];
+	char dir[PATH_MAX], redo[PATH_MAX + 8], nbd[PATH_MAX + 8];
 	bool ours;
 
 	snprintf(dir, sizeof(dir), "%.*s", slash == config->control_socket ? 1 : (int)(slash - config->control_socket),
 		 config->control_socket);
 	ours = make_ours(dir, 0755);
 	give_directory(dir, ours, pw);
+	/* Made by a daemon that ran as root, with what it left there if it was killed. */
+	snprintf(nbd, sizeof(nbd), "%s/nbd", dir);
+	if (ours && !access(nbd, F_OK))
+		give_directory(nbd, true, pw);
 	if (config->redo_dir)
 		snprintf(redo, sizeof(redo), "%s", config->redo_dir);
 	else
