@@ -7,6 +7,9 @@
  * must hold what the last answered write put there, or what one that was not answered would have. After each kill
  * the command CHECK looks at the image as it was left; it may say 0 or 3 (leaks, of qemu-img check).
  *
+ * What the disk holds at first is zeroes, or with KILL_FOUND in the environment what fill() would have written with any
+ * tag below FOUND.
+ *
  * Exit 0, or 1 with a line that says what went wrong in which round of which seed.
  */
 #include <errno.h>
@@ -30,6 +33,7 @@
 #define SECTOR   512u
 #define WAIT_MS  30000
 #define TAG_ZERO 0u
+#define FOUND    1000u
 
 /* What a sector may hold. */
 struct sector {
@@ -60,7 +64,8 @@ static struct {
 	struct sector *sector;
 	uint64_t sectors;
 	uint32_t tag;
-	unsigned long answers;
+	bool as_found;
+	unsigned long answers, found;
 } k;
 
 #define MUST(cond)                                                                                 \
@@ -200,11 +205,21 @@ static bool holds(const uint8_t *is, uint32_t tag, uint64_t sector)
 	return !memcmp(is, should, SECTOR);
 }
 
+/* In the first round. */
+static void take_as_found(struct sector *s, const uint8_t *is)
+{
+	memcpy(&s->answered, is, sizeof(s->answered));
+	s->answered = s->answered < FOUND ? s->answered : TAG_ZERO;
+	k.found += s->answered != TAG_ZERO;
+}
+
 static void judge(uint64_t at, const uint8_t *is)
 {
 	struct sector *s = &k.sector[at];
 	uint32_t found;
 
+	if (k.round == 1 && k.as_found)
+		take_as_found(s, is);
 	if (holds(is, s->answered, at)) {
 		found = s->answered;
 	} else if (s->pending && holds(is, s->pending, at)) {
@@ -394,10 +409,16 @@ int main(int argc, char **argv)
 	k.params = argv[4];
 	k.check = argv[5];
 	k.daemon = argv + 6;
+	k.as_found = getenv("KILL_FOUND") != NULL;
+	k.tag = FOUND;
 	snprintf(k.hyp, sizeof(k.hyp), "%s/hyp", k.dir);
 	for (k.round = 1; k.round <= k.rounds; k.round++)
 		one_round();
 	last_round();
+	if (k.as_found && !k.found) {
+		puts("nothing was found on the disk");
+		return 1;
+	}
 	printf("%u rounds, %lu answers\n", k.rounds, k.answers);
 	free(k.sector);
 	return 0;
