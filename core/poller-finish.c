@@ -153,6 +153,8 @@ void finish(struct poller *p, struct list_head *list, uint64_t now, bool on_poll
 		}
 		count_done(p, &batch, req, now);
 		PROBE(request_completed, p, req, now);
+		if (req->err)
+			PROBE_FAILED(p, req);
 		exec_release(&p->exec, req);
 	}
 	stats_batch_end(&batch);

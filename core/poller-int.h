@@ -131,6 +131,14 @@ static inline enum stat_op stat_of(const struct request *req)
 			         since_ns((req)->start_ns, now), (req)->err);                                          \
 	} while (0)
 
+/* Its last argument is the error: the seventh argument of the others is one more than bpftrace can read. */
+#define PROBE_FAILED(p, req)                                                                                           \
+	do {                                                                                                           \
+		if (RD_PROBED(request_failed))                                                                         \
+			RD_PROBE(request_failed, (p)->cfg.domid, (p)->cfg.vdev, (req)->op, (req)->offset / 512,        \
+			         (req)->length, -(req)->err, (req)->err);                                              \
+	} while (0)
+
 /* --- poller.c */
 void poller_kick(struct poller *p);
 /* False: it is to stop, paused, full or broken. */

@@ -11,6 +11,7 @@ SEMAPHORE(request_received);
 SEMAPHORE(request_validated);
 SEMAPHORE(request_submitted);
 SEMAPHORE(request_completed);
+SEMAPHORE(request_failed);
 SEMAPHORE(request_responded);
 
 #endif

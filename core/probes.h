@@ -18,6 +18,7 @@ extern volatile unsigned short ringdisk_request_received_semaphore;
 extern volatile unsigned short ringdisk_request_validated_semaphore;
 extern volatile unsigned short ringdisk_request_submitted_semaphore;
 extern volatile unsigned short ringdisk_request_completed_semaphore;
+extern volatile unsigned short ringdisk_request_failed_semaphore;
 extern volatile unsigned short ringdisk_request_responded_semaphore;
 
 #define RD_PROBED(name) __builtin_expect(ringdisk_##name##_semaphore != 0, 0)

@@ -1,6 +1,6 @@
 #!/bin/bash
-# The daemon has the probes that ringdisk-probes(7) tells of, with seven arguments each; the scripts use no others; and
-# with all of them switched on, requests pass as before.
+# The daemon has the probes that ringdisk-probes(7) tells of, with seven arguments each; the scripts use no others;
+# with all of them switched on, requests pass as before; and where bpftrace can trace, the scripts show what was served.
 . "${srcdir:-.}/functions.sh"
 . "$srcdir/cli/functions.sh"
 
@@ -14,7 +14,7 @@ probes = re.findall(r"Provider: ringdisk\s+Name: (\w+)\s+Location: \S+ Base: \S+
 there = {p[0] for p in probes}
 page = open(sys.argv[2] + "/man/ringdisk-probes.7").read()
 told = set(re.findall(r"^\.It Li (request_\w+)", page, re.M))
-assert there == told and len(there) == 5, (there, told)
+assert there == told and len(there) == 6, (there, told)
 for name, semaphore, arguments in probes:
     # SIZE@WHERE; gcc may put blanks into WHERE no more than mandoc would.
     assert len(re.findall(r"-?\d@", arguments)) == 7, (name, arguments)
@@ -26,17 +26,31 @@ for script in scripts:
     text = open(script).read()
     used = set(re.findall(r"^usdt:/usr/sbin/ringdiskd:ringdisk:(\w+)$", text, re.M))
     assert used and used <= there, (script, used)
-    assert set(re.findall(r"\barg(\d+)", text)) <= set("0123456")
+    assert set(re.findall(r"\barg(\d+)", text)) <= set("012345"), script # what bpftrace can read
     assert text.count("{") == text.count("}")
 for semaphore in sorted({p[1] for p in probes}):
     print(int(semaphore, 16))
 END
-if command -v bpftrace >/dev/null && [ "$(id -u)" = 0 ] && [ -e /sys/kernel/btf/vmlinux ]; then
-	for script in "$top_srcdir"/tools/bpftrace/*.bt; do
-		sed "s,/usr/sbin/ringdiskd,$ringdiskd," "$script" >"$tmp/script.bt"
-		bpftrace -d "$tmp/script.bt" >"$tmp/out" 2>&1 || fail "$script: $(tail -n 5 "$tmp/out")"
-	done
-fi
+
+# traces: whether a tracer may look at programs of this machine at all.
+traces()
+{
+	[ "$(id -u)" = 0 ] && [ -e /sys/kernel/btf/vmlinux ] && command -v bpftrace &&
+		timeout 30 bpftrace -e "usdt:$ringdiskd:ringdisk:request_completed { } BEGIN { exit(); }"
+}
+
+# shown SCRIPT COMMAND ARG...: the script, on the daemon, prints what the command finds, within 30 seconds.
+shown()
+{
+	local script=$1 tracer
+	shift
+	sed "s,/usr/sbin/ringdiskd,$ringdiskd,; s/interval:s:5/interval:s:1/" "$top_srcdir/tools/bpftrace/$script" >"$tmp/$script"
+	bpftrace -p "$daemon" "$tmp/$script" >"$tmp/traced" 2>"$tmp/traced.err" &
+	tracer=$!
+	cleanup stop "$tracer" INT
+	wait_for 30 "$@"
+	stop "$tracer" INT
+}
 
 start_daemon
 # As a tracer does: one more in each.
@@ -56,3 +70,31 @@ END
 truncate -s 4M "$tmp/a.img"
 "$bench" --connect="$tmp/hyp" --no-progress -j verify -c 500 5/xvda "raw:$tmp/a.img" >"$tmp/bench" 2>&1 ||
 	fail "$(cat "$tmp/bench")"
+
+traces >/dev/null 2>&1 || {
+	echo "not looked at by bpftrace, which is not there or may not trace"
+	exit 0
+}
+stop "$daemon"
+"$ringdiskd" --foreground --hyp=loopback --loopback-socket="$tmp/hyp" --control-socket="$sock" \
+	--driver-dir="$drivers" >"$tmp/daemon.log" 2>&1 &
+daemon=$!
+cleanup stop "$daemon"
+wait_for 20 "$ringdisk" -s "$sock" version
+"$bench" --connect="$tmp/hyp" --no-progress -j mix:rw=50:time=600 5/xvda "delay,write-ms=30:raw:$tmp/a.img" >"$tmp/bench" 2>&1 &
+guest=$!
+cleanup stop "$guest" KILL
+# Reads in one histogram, writes in another, at 16 to 64 milliseconds.
+histograms()
+{
+	grep -q '^@us\[5, 51712, 0\]:' "$tmp/traced" && grep -q '^@bytes\[5, 51712, 1\]: [1-9]' "$tmp/traced" &&
+		sed -n '/^@us.5, 51712, 1/,/^$/p' "$tmp/traced" | grep -qE '^\[(16K, 32K|32K, 64K)\) +[1-9]'
+}
+shown latency.bt histograms
+# The writes, and hardly a read.
+slow_ones()
+{
+	[ "$(grep -cE '^[0-9:]{8} +5 +51712 +1 +[0-9]+ +4096 +[3-9][0-9] +[0-9]+$' "$tmp/traced")" -ge 3 ]
+}
+shown slow.bt slow_ones
+stop "$guest" KILL
