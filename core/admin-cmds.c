@@ -49,6 +49,7 @@ static enum admin_code code_of(int err)
 		return ADMIN_E_EXISTS;
 	case -ENOTCONN:
 	case -EALREADY:
+	case -EBUSY:
 		return ADMIN_E_STATE;
 	case -EPIPE:
 		return ADMIN_E_STORE;

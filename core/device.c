@@ -12,6 +12,11 @@
  * locked, as long as the call does.  Flushing and closing the image at the end are such calls, too: they
  * have a thread ("rd-close"), for which disconnecting waits as long.
  *
+ * A flush, a resize and the look at the image's size while it is in use run on a thread, too ("rd-call"), one at a
+ * time for a device.  The strand waits CALL_MS for it, or HURRY_MS when the disk is to connect or to go; then it
+ * leaves the call alone, and everything else of the disk goes on but what would have to wait for it.  It holds
+ * the image open; what it has done is taken note of when it returns.
+ *
  * NBD clients (nbd.h) work on the image that the connection has, or on one that is opened when the first of them
  * comes: there is one open image of a disk, counted by who uses it (struct shared).  What stops the ring for a
  * while stops them, too.
@@ -51,6 +56,9 @@
 #define DRAIN_MS 8000  /* libxl waits 10 s for state 6 */
 #define PAUSE_MS 30000
 #define CLOSE_MS 60000 /* a connect waits so long for the flush of the connection before it */
+#define CALL_MS  30000 /* the operator waits so long for a call */
+#define HURRY_MS 1000u /* when others want the strand */
+#define BUSY_PART 15u  /* of that, for the call before the next */
 #define END_MS   5000  /* at the daemon's end, for references that others still hold */
 
 /* What all devices of one guest share. */
@@ -66,6 +74,23 @@ struct guest {
 struct shared {
 	_Atomic unsigned refs;
 	struct image *image; /* strand; NULL: none now, and whoever uses it is paused */
+};
+
+enum call_what { CALL_FLUSH, CALL_RESIZE, CALL_REFRESH, CALL_LOOK };
+
+/* A driver call of the strand's. */
+struct call {
+	struct device *dev; /* a reference */
+	enum call_what what;
+	uint64_t size;
+	/* device lock */
+	struct shared *shared; /* a reference; NULL: put already */
+	int result;
+	bool done;       /* it has returned */
+	bool left;       /* the strand waits no more: the thread frees */
+	bool reaped;     /* the strand knows the result */
+	bool held;       /* left, and requests wait until it returns */
+	bool last_flush; /* left, and who had the image has gone: flush it */
 };
 
 /* Everything that exists only while connected; handed to rd-stuck as a whole when a call hangs.
@@ -113,6 +138,9 @@ struct device {
 	struct nbd_export *export; /* clients may come */
 	unsigned closing;         /* images that are still being closed, without the strand */
 	pthread_cond_t closed;
+	struct call *call;        /* has been left, and was not reaped yet */
+	pthread_cond_t called;
+	unsigned wanted;          /* by so many who are in a hurry */
 	struct settings settings; /* changed by anyone: dev_set */
 	struct params parsed;
 	struct dev_geometry geometry;
@@ -265,6 +293,7 @@ static void free_device(struct device *dev)
 	pool_client_drain(&dev->strand);
 	params_free(&dev->parsed);
 	pthread_cond_destroy(&dev->closed);
+	pthread_cond_destroy(&dev->called);
 	lock_destroy(&dev->throttle_lock);
 	lock_destroy(&dev->lock);
 	lock_acquire(&tab.lock);
@@ -442,6 +471,7 @@ static struct device *new_device(const struct dev_spec *spec)
 	log_limit_init(&dev->life, 20, 60000);
 	log_limit_init(&dev->opens, 20, 60000);
 	cond_init_monotonic(&dev->closed);
+	cond_init_monotonic(&dev->called);
 	pool_client_init(&dev->strand, tab.env->control, 1);
 	return dev;
 }
@@ -527,6 +557,13 @@ int dev_submit(struct device *dev, void (*fn)(struct device *dev, void *arg), vo
 	*op = (struct op){.job.run = run_op, .dev = ref(dev), .fn = fn, .arg = arg};
 	pool_submit(&dev->strand, &op->job);
 	return 0;
+}
+
+void dev_hurry(struct device *dev, bool hurry)
+{
+	LOCK_SCOPE(&dev->lock);
+	dev->wanted += hurry ? 1u : -1u;
+	pthread_cond_broadcast(&dev->called);
 }
 
 /* A copy: `ringdisk set` may change them meanwhile. */
@@ -654,6 +691,8 @@ static struct parse_limits limits_of(const struct device *dev, const struct dev_
 static void on_event(void *arg, int what);
 static void wait_for_closing(struct device *dev);
 static void clients_go_on(struct device *dev);
+static int check_call(struct device *dev);
+static bool await_call(struct device *dev, struct connection *c, long long deadline);
 
 static void unmap_rings(struct connection *c)
 {
@@ -812,7 +851,9 @@ int dev_connect(struct device *dev, const struct dev_rings *rings, struct dev_ge
 	assert(rings->count && rings->count <= DEV_MAX_QUEUES && rings->order <= RING_MAX_ORDER);
 	dev_disconnect(dev);
 	wait_for_closing(dev);
-	err = build_connection(dev, rings, geometry, &c);
+	err = check_call(dev);
+	if (!err)
+		err = build_connection(dev, rings, geometry, &c);
 	if (err) {
 		dev_error(dev, reason, sizeof reason); /* not among the log's arguments: it may be limited */
 		log_limited(&dev->life, LOG_LVL_ERR, LOG_DEVICE, "cannot connect: %s", reason);
@@ -940,6 +981,15 @@ static int close_image(struct connection *c, long long deadline)
 	struct device *dev = c->dev;
 	pthread_t thread;
 
+	if (!await_call(dev, c, deadline) && dev->call->shared == c->shared) {
+		lock_acquire(&dev->lock);
+		dev->call->last_flush = true;
+		lock_release(&dev->lock);
+		connection_free(c);
+		log_err(LOG_DEVICE, "a driver call has not returned: the image stays open and locked until it does");
+		dev_set_error(dev, "a driver call does not return; the image is still in use");
+		return -ETIMEDOUT;
+	}
 	if (thread_start(&thread, "rd-close", flush_and_close, c)) {
 		flush_at_end(c);
 		connection_free(c);
@@ -1028,6 +1078,8 @@ static void clients_go_on(struct device *dev)
 {
 	struct image *image = dev->nbd ? dev->nbd->shared->image : NULL;
 
+	if (dev->call && dev->call->held)
+		return;
 	if (dev->export && (image || !dev->nbd))
 		nbd_export_resume(dev->export, image);
 }
@@ -1058,6 +1110,9 @@ int dev_pause(struct device *dev)
 		dev_set_error(dev, "not connected: nothing to pause");
 		return -ENOTCONN;
 	}
+	err = check_call(dev);
+	if (err)
+		return err;
 	err = hold(dev, c);
 	if (err) {
 		dev_set_error(dev, "requests have not finished in %d s: not paused", PAUSE_MS / 1000);
@@ -1279,12 +1334,15 @@ static int pause_if_full(struct device *dev)
 
 int dev_unpause(struct device *dev, const char *params)
 {
-	int err = pause_if_full(dev);
-	struct connection *c = connection_in(dev, DEV_PAUSED, DEV_PAUSED);
+	int err = check_call(dev);
 	uint64_t sectors = dev->geometry.sectors;
+	struct connection *c;
 
+	if (!err)
+		err = pause_if_full(dev);
 	if (err)
 		return err;
+	c = connection_in(dev, DEV_PAUSED, DEV_PAUSED);
 	if (!c) {
 		dev_set_error(dev, "not paused");
 		return -EINVAL;
@@ -1399,7 +1457,10 @@ static int swapped(struct device *dev, const char *what, int err, uint64_t secto
 static int exchange(struct device *dev, const char *string, const struct overlay *overlay)
 {
 	struct connection *c = connection_in(dev, DEV_CONNECTED, DEV_PAUSED);
+	int err = check_call(dev);
 
+	if (err)
+		return err;
 	if (c)
 		return swap_running(dev, c, string, overlay);
 	if (dev_state(dev) == DEV_IDLE)
@@ -1448,32 +1509,277 @@ int dev_snapshot(struct device *dev, const char *params)
 	return swapped(dev, "snapshot", err, sectors);
 }
 
-int dev_refresh(struct device *dev, struct dev_geometry *geometry)
+static bool size_differs(struct device *dev, struct connection *c)
 {
-	struct connection *c = connection_in(dev, DEV_CONNECTED, DEV_PAUSED);
-	bool paused = connection_in(dev, DEV_PAUSED, DEV_PAUSED) != NULL;
-	int changed, err = 0;
-
-	if (!c || !c->shared->image)
-		return 0;
-	changed = img_refresh(c->shared->image);
-	if (changed > 0) {
-		if (!paused)
-			err = hold(dev, c);
-		lock_acquire(&dev->lock);
-		if (dev->conn)
-			dev->geometry.sectors = img_info(c->shared->image)->size / SECTOR;
-		lock_release(&dev->lock);
-		if (!paused && !err)
-			go_on(dev, c);
-		log_info(LOG_DEVICE, "size is now %llu sectors",
-			 (unsigned long long)dev->geometry.sectors);
-		event_emit(EVENT_RESIZE, dev->name, dev->geometry.sectors * SECTOR, "%s", "");
-	}
-	if (geometry)
-		*geometry = dev->geometry;
-	return err ? err : changed;
+	return dev->conn && img_info(c->shared->image)->size / SECTOR != dev->geometry.sectors;
 }
+
+static void take_size(struct device *dev, struct connection *c)
+{
+	uint64_t sectors = img_info(c->shared->image)->size / SECTOR;
+
+	if (!size_differs(dev, c))
+		return;
+	lock_acquire(&dev->lock);
+	dev->geometry.sectors = sectors;
+	lock_release(&dev->lock);
+	log_info(LOG_DEVICE, "size is now %llu sectors", (unsigned long long)sectors);
+	event_emit(EVENT_RESIZE, dev->name, sectors * SECTOR, "%s", "");
+	if (tab.env->notify)
+		tab.env->notify(dev, DEV_EV_RESIZED, tab.env->notify_arg);
+}
+
+/* --- calls that may hang --------------------------------------------------------------------------------------- */
+
+static unsigned call_ms(void)
+{
+	return tab.env->call_ms ? tab.env->call_ms : CALL_MS;
+}
+
+static const char *call_text(enum call_what what)
+{
+	return what == CALL_FLUSH ? "flush" : what == CALL_RESIZE ? "resize" : "look at the image's size";
+}
+
+static int do_call(const struct call *call, struct image *image)
+{
+	switch (call->what) {
+	case CALL_FLUSH:
+		return img_flush(image);
+	case CALL_RESIZE:
+		return img_resize(image, call->size);
+	default:
+		return img_refresh(image);
+	}
+}
+
+static void latch_flush(struct device *dev, int err)
+{
+	atomic_store(&dev->flush_failed, true);
+	dev_set_error(dev, "a flush failed (%s); flushes are held and I/O fails; detach the disk", strerror(-err));
+	log_err(LOG_DEVICE, "a flush by the operator failed: %s: flushes are held and I/O fails until "
+		"the disk is detached", strerror(-err));
+}
+
+/* The image has another size: the requests are held for the moment in which their limit changes. */
+static void follow_size(struct device *dev, struct connection *c, bool held)
+{
+	bool paused = dev_state(dev) == DEV_PAUSED;
+
+	if (!size_differs(dev, c))
+		return;
+	if (!held && !paused && hold(dev, c))
+		return; /* a request hangs; the next look finds it again */
+	take_size(dev, c);
+	if (!held && !paused)
+		go_on(dev, c);
+}
+
+/* What comes of a call that was left; c: who has the image still, or NULL. */
+static void take_result(struct device *dev, struct connection *c, const struct call *call)
+{
+	if (call->what != CALL_LOOK)
+		log_warn(LOG_DEVICE, "the %s that took so long has returned: %s", call_text(call->what),
+			 call->result < 0 ? strerror(-call->result) : "done");
+	if (call->what == CALL_FLUSH && call->result)
+		latch_flush(dev, call->result);
+	if (call->what != CALL_FLUSH && call->result >= 0 && c)
+		follow_size(dev, c, call->held);
+	if (call->held && c)
+		go_on(dev, c);
+}
+
+/* [strand] Take note of a call that has returned.  c: a connection that is being closed, or NULL. */
+static void reap_call(struct device *dev, struct connection *c)
+{
+	struct call *call = dev->call;
+	bool owner;
+
+	if (!call)
+		return;
+	if (!c)
+		c = dev->conn ? dev->conn : dev->nbd;
+	lock_acquire(&dev->lock);
+	owner = c && c->shared == call->shared;
+	if (call->done)
+		dev->call = NULL;
+	lock_release(&dev->lock);
+	if (dev->call)
+		return;
+	take_result(dev, owner ? c : NULL, call);
+	if (owner)
+		shared_put(call->shared); /* not the last */
+	lock_acquire(&dev->lock);
+	if (owner)
+		call->shared = NULL;
+	else
+		dev->closing++;
+	call->reaped = true;
+	if (call->what == CALL_LOOK)
+		atomic_store(&dev->looking, false);
+	pthread_cond_broadcast(&dev->called);
+	lock_release(&dev->lock);
+}
+
+/* [strand] False: the call that was left has not returned at the deadline. */
+static bool await_call(struct device *dev, struct connection *c, long long deadline)
+{
+	lock_acquire(&dev->lock);
+	while (dev->call && !dev->call->done)
+		if (lock_wait_until(&dev->called, &dev->lock, deadline))
+			break;
+	lock_release(&dev->lock);
+	reap_call(dev, c);
+	return !dev->call;
+}
+
+/* [strand] For what cannot be done beside such a call. */
+static int check_call(struct device *dev)
+{
+	if (await_call(dev, NULL, monotonic_ms() + call_ms() / BUSY_PART))
+		return 0;
+	dev_set_error(dev, "busy: a %s has not returned yet%s", call_text(dev->call->what),
+		      dev->call->held ? ", and requests wait for it" : "");
+	return -EBUSY;
+}
+
+static void reap_job(struct device *dev, void *arg)
+{
+	(void)arg;
+	reap_call(dev, NULL);
+}
+
+/* Nobody else has the image any more. */
+static void close_left(struct call *call)
+{
+	struct device *dev = call->dev;
+	struct image *image = call->shared->image;
+	int err = 0;
+
+	if (call->last_flush && image && img_writable(image) && !atomic_load(&dev->flush_failed))
+		err = img_flush(image);
+	if (err)
+		latch_flush(dev, err);
+	shared_put(call->shared);
+	if (call->last_flush)
+		log_warn(LOG_DEVICE, "the image is closed now");
+	lock_acquire(&dev->lock);
+	dev->closing--;
+	pthread_cond_broadcast(&dev->closed);
+	lock_release(&dev->lock);
+}
+
+/* The strand has left it: tell it, and clean up. */
+static void end_left(struct call *call)
+{
+	struct device *dev = call->dev;
+
+	if (dev_submit(dev, reap_job, NULL))
+		return; /* no memory: it is found by who asks next, and leaks */
+	lock_acquire(&dev->lock);
+	while (!call->reaped)
+		lock_wait(&dev->called, &dev->lock);
+	lock_release(&dev->lock);
+	if (call->shared)
+		close_left(call);
+	free(call);
+	dev_put(dev);
+}
+
+/* "rd-call" */
+static void *call_main(void *arg)
+{
+	struct call *call = arg;
+	struct device *dev = call->dev;
+	int result;
+	bool left;
+
+	log_set_prefix(dev->name);
+	result = do_call(call, call->shared->image);
+	lock_acquire(&dev->lock);
+	call->result = result;
+	call->done = true;
+	left = call->left;
+	pthread_cond_broadcast(&dev->called);
+	lock_release(&dev->lock);
+	if (left)
+		end_left(call);
+	return NULL;
+}
+
+/* False: it has not returned in time, and was left. */
+static bool wait_for_call(struct call *call, unsigned ms, bool held)
+{
+	struct device *dev = call->dev;
+	long long begin = monotonic_ms();
+
+	LOCK_SCOPE(&dev->lock);
+	while (!call->done) {
+		long long until = begin + (dev->wanted ? MIN(ms, HURRY_MS) : ms);
+
+		if (monotonic_ms() >= until)
+			break;
+		lock_wait_until(&dev->called, &dev->lock, until);
+	}
+	if (call->done)
+		return true;
+	call->left = true;
+	call->held = held;
+	dev->call = call;
+	return false;
+}
+
+static struct call *call_new(struct device *dev, struct shared *shared, enum call_what what, uint64_t size)
+{
+	struct call *call = calloc(1, sizeof *call);
+
+	if (!call)
+		return NULL;
+	atomic_fetch_add(&shared->refs, 1);
+	*call = (struct call){.dev = ref(dev), .what = what, .size = size, .shared = shared};
+	return call;
+}
+
+/* Wait so long for it.  -ETIMEDOUT: it was left, and dev->call is set. */
+static int start_call(struct device *dev, struct shared *shared, enum call_what what, uint64_t size, unsigned ms,
+		      bool held)
+{
+	struct call *call = call_new(dev, shared, what, size);
+	pthread_t thread;
+	int result = call ? thread_start(&thread, "rd-call", call_main, call) : -ENOMEM;
+
+	if (!result && !wait_for_call(call, ms, held)) {
+		pthread_detach(thread);
+		return -ETIMEDOUT;
+	}
+	if (!result) {
+		pthread_join(thread, NULL);
+		result = call->result;
+	}
+	if (call)
+		shared_put(call->shared);
+	if (call)
+		dev_put(dev);
+	free(call);
+	return result;
+}
+
+/* [strand] The result of the call, or -ETIMEDOUT and dev->call is set; then requests that are held go on when it has
+ * returned.  Nothing else can be done meanwhile: check_call() comes first. */
+static int run_call(struct device *dev, struct shared *shared, enum call_what what, uint64_t size, bool held)
+{
+	int result = start_call(dev, shared, what, size, call_ms(), held);
+
+	if (!dev->call)
+		return result;
+	dev_set_error(dev, "the %s has not returned yet: it goes on%s", call_text(what),
+		      held ? ", and requests wait until it has" : "");
+	log_err(LOG_DEVICE, "the %s has not returned yet: it goes on%s", call_text(what),
+		held ? ", and requests wait until it has" : "");
+	return -ETIMEDOUT;
+}
+
+/* --- size ------------------------------------------------------------------------------------------------------ */
 
 /* Fails with the reason in dev->error. */
 static int check_new_size(struct device *dev, const struct image *image, uint64_t size, bool shrink)
@@ -1495,6 +1801,11 @@ static int check_new_size(struct device *dev, const struct image *image, uint64_
 	return -EPERM;
 }
 
+static void say_not_resized(struct device *dev, uint64_t size, int err)
+{
+	dev_set_error(dev, "cannot make it %llu bytes: %s", (unsigned long long)size, strerror(-err));
+}
+
 static int resize_image(struct device *dev, struct image *image, uint64_t size, bool shrink)
 {
 	int err = check_new_size(dev, image, size, shrink);
@@ -1503,8 +1814,7 @@ static int resize_image(struct device *dev, struct image *image, uint64_t size, 
 		return err;
 	err = img_resize(image, size);
 	if (err)
-		dev_set_error(dev, "cannot make it %llu bytes: %s", (unsigned long long)size,
-			      strerror(-err));
+		say_not_resized(dev, size, err);
 	return err;
 }
 
@@ -1526,28 +1836,26 @@ static int resize_idle(struct device *dev, uint64_t size, bool shrink)
 	return err;
 }
 
-static void take_size(struct device *dev, struct connection *c)
+static int resize_running(struct device *dev, struct connection *c, uint64_t size, bool shrink, bool held)
 {
-	uint64_t sectors = img_info(c->shared->image)->size / SECTOR;
-	bool changed = dev->conn && sectors != dev->geometry.sectors;
+	int err = size ? check_new_size(dev, c->shared->image, size, shrink) : 0;
 
-	if (!changed)
-		return;
-	lock_acquire(&dev->lock);
-	dev->geometry.sectors = sectors;
-	lock_release(&dev->lock);
-	log_info(LOG_DEVICE, "size is now %llu sectors", (unsigned long long)sectors);
-	event_emit(EVENT_RESIZE, dev->name, sectors * SECTOR, "%s", "");
-	if (tab.env->notify)
-		tab.env->notify(dev, DEV_EV_RESIZED, tab.env->notify_arg);
+	if (err)
+		return err;
+	err = run_call(dev, c->shared, size ? CALL_RESIZE : CALL_REFRESH, size, held);
+	if (err && size && !dev->call)
+		say_not_resized(dev, size, err);
+	return err;
 }
 
 int dev_resize(struct device *dev, uint64_t size, bool shrink)
 {
 	struct connection *c = connection_in(dev, DEV_CONNECTED, DEV_PAUSED);
 	bool paused = connection_in(dev, DEV_PAUSED, DEV_PAUSED) != NULL;
-	int err = 0;
+	int err = check_call(dev);
 
+	if (err)
+		return err;
 	if (!c)
 		return resize_idle(dev, size, shrink);
 	if (!c->shared->image) {
@@ -1560,15 +1868,14 @@ int dev_resize(struct device *dev, uint64_t size, bool shrink)
 		dev_set_error(dev, "requests have not finished in %d s: not resized", PAUSE_MS / 1000);
 		return err;
 	}
-	if (size)
-		err = resize_image(dev, c->shared->image, size, shrink);
-	else
-		err = MIN(img_refresh(c->shared->image), 0);
-	if (!err)
+	err = resize_running(dev, c, size, shrink, !paused);
+	if (dev->call)
+		return err;
+	if (err >= 0)
 		take_size(dev, c);
 	if (!paused)
 		go_on(dev, c);
-	return err;
+	return MIN(err, 0);
 }
 
 int dev_size(struct device *dev, uint64_t *size)
@@ -1598,14 +1905,12 @@ int dev_flush(struct device *dev)
 
 	if (!c || !c->shared->image || !img_writable(c->shared->image))
 		return 0;
-	err = atomic_load(&dev->flush_failed) ? -EIO : img_flush(c->shared->image);
-	if (!err)
-		return 0;
-	atomic_store(&dev->flush_failed, true);
-	dev_set_error(dev, "a flush failed (%s); flushes are held and I/O fails; detach the disk",
-		      strerror(-err));
-	log_err(LOG_DEVICE, "a flush by the operator failed: %s: flushes are held and I/O fails until "
-		"the disk is detached", strerror(-err));
+	err = check_call(dev);
+	if (err)
+		return err;
+	err = atomic_load(&dev->flush_failed) ? -EIO : run_call(dev, c->shared, CALL_FLUSH, 0, false);
+	if (err && !dev->call)
+		latch_flush(dev, err);
 	return err;
 }
 
@@ -1644,8 +1949,10 @@ int dev_check(struct device *dev, const struct rd_progress *progress, struct rd_
 {
 	struct connection *c = connection_in(dev, DEV_CONNECTED, DEV_PAUSED);
 	bool paused = connection_in(dev, DEV_PAUSED, DEV_PAUSED) != NULL;
-	int err;
+	int err = check_call(dev);
 
+	if (err)
+		return err;
 	if (!c)
 		return check_idle(dev, progress, result);
 	if (!c->shared->image) {
@@ -1700,12 +2007,17 @@ int dev_set_reopen(struct device *dev, const char *key, const char *value, char 
 
 	if (rc || !c || !c->shared->image || settings_now(dev).value[SET_CACHE] == c->settings.value[SET_CACHE])
 		return rc;
-	rc = check_shared(dev, c);
+	rc = check_call(dev);
+	if (!rc)
+		rc = check_shared(dev, c);
 	if (!rc && !paused)
 		rc = hold(dev, c);
 	if (rc) {
 		put_settings(dev, &before);
-		snprintf(err, errlen, "requests have not finished: nothing was changed");
+		if (rc == -EBUSY)
+			dev_error(dev, err, errlen);
+		else
+			snprintf(err, errlen, "requests have not finished: nothing was changed");
 		return rc;
 	}
 	rc = reopen(dev, c, &before);
@@ -1718,12 +2030,22 @@ int dev_set_reopen(struct device *dev, const char *key, const char *value, char 
 	return rc;
 }
 
+/* Nobody waits for it, here neither: what it finds is taken note of when it returns. */
 static void look_at_size(struct device *dev, void *arg)
 {
+	struct connection *c = connection_in(dev, DEV_CONNECTED, DEV_PAUSED);
+
 	(void)arg;
+	reap_call(dev, NULL);
+	if (c && c->shared->image && !dev->call) {
+		int r = start_call(dev, c->shared, CALL_LOOK, 0, 0, false);
+
+		if (dev->call)
+			return;
+		if (r > 0)
+			follow_size(dev, c, false);
+	}
 	atomic_store(&dev->looking, false);
-	if (dev_refresh(dev, NULL) > 0 && tab.env->notify)
-		tab.env->notify(dev, DEV_EV_RESIZED, tab.env->notify_arg);
 }
 
 static void tell_event(struct device *dev, int event)
@@ -1823,6 +2145,9 @@ static void open_for_nbd(struct device *dev, void *arg)
 		return;
 	}
 	c->block = img_info(c->shared->image)->logical_block;
+	/* The export may be younger than what the requests wait for. */
+	if (dev_state(dev) == DEV_PAUSED || (dev->call && dev->call->held))
+		nbd_export_pause(dev->export, monotonic_ms());
 	lock_acquire(&dev->lock);
 	dev->nbd = c;
 	lock_release(&dev->lock);
@@ -2028,8 +2353,10 @@ static void end_exported(struct device *dev, void *arg)
 static void submit_end(struct device *dev, void *arg)
 {
 	(void)arg;
-	if (dev->domid == DEV_NBD_DOMID)
-		dev_submit(dev, end_exported, NULL);
+	if (dev->domid != DEV_NBD_DOMID)
+		return;
+	dev_hurry(dev, true); /* and for ever */
+	dev_submit(dev, end_exported, NULL);
 }
 
 void devtab_end_exports(void)

@@ -69,6 +69,7 @@ struct dev_env {
 	size_t guest_memory;   /* bytes of buffers per guest */
 	unsigned guest_grants; /* pages mapped per guest */
 	unsigned drain_ms;     /* how long a disconnect waits for driver calls; 0: 8 s */
+	unsigned call_ms;      /* and a flush or resize by the operator; 0: 30 s */
 };
 #define DEV_EV_BROKEN  1 /* the ring is impossible: stopped */
 #define DEV_EV_PARKED  2 /* requests wait for the operator (ENOSPC, flush failure) */
@@ -97,6 +98,10 @@ void dev_destroy(struct device *dev);
 
 /* Queue fn(dev, arg) on the device's strand; a reference is held until it returned. */
 int dev_submit(struct device *dev, void (*fn)(struct device *dev, void *arg), void *arg);
+
+/* Somebody wants the strand, for what the guest or its end waits for; false: not any more.  Then a call of the operator's
+ * that is slow is left alone soon (-ETIMEDOUT). */
+void dev_hurry(struct device *dev, bool hurry);
 
 /* [strand] Open the image for a look: can it be opened, how large is it.  Takes no lock on it.  The
  * reason of a failure goes to the log and to dev_error. */
@@ -151,13 +156,11 @@ int dev_swap(struct device *dev, const char *params);
  * present one.  If that fails there is no new file. */
 int dev_snapshot(struct device *dev, const char *params);
 
-/* [strand] Look at the image's size again: 1 changed (geometry->sectors is the new one), 0, -errno. */
-int dev_refresh(struct device *dev, struct dev_geometry *geometry);
-
 /*
  * [strand] Make the image size bytes long, and tell the guest; also while no guest is connected.  Smaller
  * only with shrink: what was behind is lost.  size 0: only look whether it has changed from outside.  On
- * failure dev_error has the reason.
+ * failure dev_error has the reason; -ETIMEDOUT: it goes on, and the requests wait for it; -EBUSY: another such call
+ * has not returned yet, as from all that pauses the disk or changes its image.
  */
 int dev_resize(struct device *dev, uint64_t size, bool shrink);
 /* [strand] The size in bytes as dev_resize would find it; -errno as there. */
@@ -170,7 +173,7 @@ int dev_check(struct device *dev, const struct rd_progress *progress, struct rd_
  * nothing is changed, and err has the reason. */
 int dev_set_reopen(struct device *dev, const char *key, const char *value, char *err, size_t errlen);
 /* [strand] Make durable what has been answered.  If that fails it is as when a guest's flush fails: promise 3.
- * 0 also without a connection: then nothing is left to flush. */
+ * 0 also without a connection: then nothing is left to flush.  -ETIMEDOUT: it goes on.  -EBUSY, as above. */
 int dev_flush(struct device *dev);
 
 /* --- NBD (nbd.h) --------------------------------------------------------------------------------- */

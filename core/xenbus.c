@@ -412,6 +412,7 @@ static void run_job(struct device *dev, void *arg)
 	struct xb_conn *conn = xb_conn_get();
 	int err = -EPIPE;
 
+	dev_hurry(dev, false);
 	log_set_prefix(dev_name(dev));
 	if (conn)
 		err = xb_move_run(conn, xd);
@@ -425,6 +426,7 @@ static void run_stop(struct device *dev, void *arg)
 	struct xb_dev *xd = arg;
 	struct xb_conn *conn = xb_conn_get();
 
+	dev_hurry(dev, false);
 	log_set_prefix(dev_name(dev));
 	xb_dev_stop(conn, xd);
 	xb_conn_put(conn);
@@ -439,9 +441,12 @@ static void submit(struct xb_dev *xd, void (*job)(struct device *dev, void *arg)
 	lock_acquire(&xb.lock);
 	xd->busy = true;
 	lock_release(&xb.lock);
+	dev_hurry(xd->dev, true);
 	err = dev_submit(xd->dev, job, xd);
-	if (err)
-		xb_done(xd, err);
+	if (!err)
+		return;
+	dev_hurry(xd->dev, false);
+	xb_done(xd, err);
 }
 
 /* Without a device there is nothing that could block but the store. */

@@ -18,6 +18,7 @@ struct delay {
 	unsigned long nth;
 	atomic_ulong calls; /* of operations that hang */
 	char *release;      /* may be NULL */
+	struct rd_info info;
 };
 
 static void sleep_ms(unsigned long ms)
@@ -52,7 +53,7 @@ static int parse(struct delay *d, const struct rd_open_args *args)
 	static const char *const keys[OP_COUNT] = {
 		[OP_OPEN] = "open-ms",   [OP_READ] = "read-ms",       [OP_WRITE] = "write-ms",
 		[OP_FLUSH] = "flush-ms", [OP_DISCARD] = "discard-ms", [OP_ZERO] = "write-zeroes-ms",
-		[OP_CLOSE] = "close-ms",
+		[OP_CLOSE] = "close-ms", [OP_REFRESH] = "refresh-ms",
 	};
 	const struct rd_host *host = d->filter.host;
 	int r = 0;
@@ -88,6 +89,7 @@ static int delay_open(const struct rd_host *host, const struct rd_open_args *arg
 	if (!r) {
 		wait_for(d, OP_OPEN);
 		r = filter_open(&d->filter, args, info);
+		d->info = *info;
 	}
 	if (r)
 		delay_free(d);
@@ -146,6 +148,16 @@ static int delay_write_zeroes(void *handle, uint64_t offset, uint64_t length, ui
 	return d->filter.host->child_write_zeroes(d->filter.child, offset, length, flags);
 }
 
+/* Its size is what it was: there is nobody to ask. */
+static int delay_refresh(void *handle, struct rd_info *info)
+{
+	struct delay *d = handle;
+
+	wait_for(d, OP_REFRESH);
+	*info = d->info;
+	return 0;
+}
+
 static const struct rd_option options[] = {
 	{ "open-ms", "milliseconds that the open takes longer" },
 	{ "read-ms", "milliseconds that each read takes longer" },
@@ -154,6 +166,7 @@ static const struct rd_option options[] = {
 	{ "discard-ms", "milliseconds that each discard takes longer" },
 	{ "write-zeroes-ms", "milliseconds that each write of zeroes takes longer" },
 	{ "close-ms", "milliseconds that the close takes longer" },
+	{ "refresh-ms", "milliseconds that each look at the size takes longer" },
 	{ "hang", "operations that never return (read+write, all)" },
 	{ "nth", "the first of these calls that hangs (default 1)" },
 	{ "release", "a path: calls hang only until this file exists" },
@@ -175,5 +188,6 @@ static const struct rd_driver driver = {
 	.flush = delay_flush,
 	.discard = delay_discard,
 	.write_zeroes = delay_write_zeroes,
+	.refresh = delay_refresh,
 };
 RD_REGISTER_DRIVER(driver);

@@ -19,12 +19,12 @@
 #include <string.h>
 #include <unistd.h>
 
-enum op { OP_OPEN, OP_READ, OP_WRITE, OP_FLUSH, OP_DISCARD, OP_ZERO, OP_CLOSE, OP_COUNT };
+enum op { OP_OPEN, OP_READ, OP_WRITE, OP_FLUSH, OP_DISCARD, OP_ZERO, OP_CLOSE, OP_REFRESH, OP_COUNT };
 
 static const char *const op_names[OP_COUNT] = {
 	[OP_OPEN] = "open",   [OP_READ] = "read",       [OP_WRITE] = "write",
 	[OP_FLUSH] = "flush", [OP_DISCARD] = "discard", [OP_ZERO] = "write-zeroes",
-	[OP_CLOSE] = "close",
+	[OP_CLOSE] = "close", [OP_REFRESH] = "refresh",
 };
 
 struct filter {
@@ -77,11 +77,11 @@ static inline int filter_ops(const struct rd_host *host, const char *text, unsig
 		if (i < OP_COUNT) {
 			*ops |= 1u << i;
 		} else if (len == 3 && !memcmp(text, "all", 3)) {
-			*ops |= ((1u << OP_COUNT) - 1) & ~(1u << OP_OPEN | 1u << OP_CLOSE);
+			*ops |= ((1u << OP_COUNT) - 1) & ~(1u << OP_OPEN | 1u << OP_CLOSE | 1u << OP_REFRESH);
 		} else {
 			host->log(host, RD_LOG_ERR,
 				  "\"%.32s\" is no operation: open, read, write, flush, discard, "
-				  "write-zeroes, close, all, or several with +",
+				  "write-zeroes, close, refresh, all, or several with +",
 				  text);
 			return -EINVAL;
 		}

@@ -281,6 +281,12 @@ static void run(struct pool_job *pool_job)
 	free(job);
 }
 
+void dev_hurry(struct device *dev, bool hurry)
+{
+	(void)dev;
+	(void)hurry;
+}
+
 int dev_submit(struct device *dev, void (*fn)(struct device *dev, void *arg), void *arg)
 {
 	struct job *job = malloc(sizeof(*job));

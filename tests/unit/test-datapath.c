@@ -854,6 +854,126 @@ static void flush_by_the_operator(void **state)
 	assert_int_equal(vbd_do(&vbd, BLKIF_OP_WRITE, 0, gref, 1), BLKIF_RSP_ERROR);
 }
 
+/* --- calls of the operator's that hang --- */
+
+static char go_file[4200];
+
+static void hanging_disk(const char *op)
+{
+	char driver[4400];
+
+	snprintf(go_file, sizeof(go_file), "%s/release", dir);
+	snprintf(driver, sizeof(driver), "delay,hang=%s,release=%s", op, go_file);
+	fault_disk(driver, "");
+}
+
+/* The guest's memory goes back to it; when the call returns the image is closed, and can be opened again. */
+static void ends_all_the_same(void)
+{
+	assert_int_equal(vbd_strand(&vbd, vbd_do_disconnect), -ETIMEDOUT);
+	for (unsigned i = 0; i < SEGS; i++)
+		assert_int_equal(guest_grant_in_use(vbd.guest, gref[i]), 0);
+	assert_int_equal(vbd_connect(&vbd, 0, true), -EBUSY);
+	release_file(go_file);
+	while (!disk_logged("the image is closed now"))
+		usleep(1000);
+	assert_int_equal(vbd_connect(&vbd, 0, true), 0);
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_READ, 0, gref, SEGS), 0);
+}
+
+static void hanging_flush_is_left(void **state)
+{
+	char text[512];
+
+	(void)state;
+	hanging_disk("flush");
+	assert_int_equal(vbd_strand(&vbd, do_flush), -ETIMEDOUT);
+	/* I/O goes on, what would have to wait for it says so. */
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_WRITE, 0, gref, SEGS), 0);
+	assert_int_equal(vbd_strand(&vbd, vbd_do_pause), -EBUSY);
+	assert_non_null(strstr(dev_error(vbd.dev, text, sizeof(text)), "busy: a flush has not returned yet"));
+	ends_all_the_same();
+}
+
+static void flush_that_was_left_counts(void **state)
+{
+	char driver[4500];
+	struct dev_view view;
+
+	(void)state;
+	snprintf(go_file, sizeof(go_file), "%s/release", dir);
+	snprintf(driver, sizeof(driver), "delay,hang=flush,release=%s:error,op=flush,errno=EIO", go_file);
+	fault_disk(driver, "");
+	assert_int_equal(vbd_strand(&vbd, do_flush), -ETIMEDOUT);
+	release_file(go_file);
+	do {
+		usleep(1000);
+		dev_look(vbd.dev, &view);
+	} while (!view.flush_failed);
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_WRITE, 0, gref, 1), BLKIF_RSP_ERROR);
+}
+
+/* The requests must not go on beside it: they do when it has returned. */
+static void hanging_resize_holds_the_requests(void **state)
+{
+	(void)state;
+	hanging_disk("refresh");
+	assert_int_equal(resize_to(0, false), -ETIMEDOUT);
+	vbd_put(&vbd, BLKIF_OP_READ, 7, 0, gref, 1);
+	vbd_push(&vbd);
+	assert_int_equal(vbd_strand(&vbd, vbd_do_unpause), -EBUSY);
+	assert_false(vbd_answered(&vbd));
+	release_file(go_file);
+	assert_int_equal(vbd_answer(&vbd).status, 0);
+	assert_int_equal(vbd_strand(&vbd, vbd_do_pause), 0);
+	assert_int_equal(vbd_strand(&vbd, vbd_do_unpause), 0);
+}
+
+static void hanging_resize_holds_no_guest_that_goes(void **state)
+{
+	(void)state;
+	hanging_disk("refresh");
+	assert_int_equal(resize_to(0, false), -ETIMEDOUT);
+	ends_all_the_same();
+}
+
+/* By the clock of the poller, while the disk has work. */
+static void hanging_look_at_the_size_holds_nobody(void **state)
+{
+	long long end = guest_now_ms() + VBD_WAIT_MS;
+	int err;
+
+	(void)state;
+	hanging_disk("refresh");
+	do {
+		assert_true(guest_now_ms() < end);
+		for (unsigned i = 0; i < 20; i++)
+			assert_int_equal(vbd_do(&vbd, BLKIF_OP_READ, 0, gref, SEGS), 0);
+		usleep(10000);
+		err = vbd_strand(&vbd, vbd_do_pause);
+		if (!err)
+			assert_int_equal(vbd_strand(&vbd, vbd_do_unpause), 0);
+	} while (!err);
+	assert_int_equal(err, -EBUSY);
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_READ, 0, gref, SEGS), 0);
+	ends_all_the_same();
+}
+
+/* The domain dies, or its kernel begins: the operator's call is left sooner. */
+static void who_is_in_a_hurry_waits_less(void **state)
+{
+	long long begin;
+
+	(void)state;
+	hanging_disk("flush");
+	dev_hurry(vbd.dev, true);
+	begin = guest_now_ms();
+	assert_int_equal(vbd_strand(&vbd, do_flush), -ETIMEDOUT);
+	assert_true(guest_now_ms() - begin < VBD_CALL_MS);
+	dev_hurry(vbd.dev, false);
+	ends_all_the_same();
+}
+
 /* --- limits --- */
 
 /* Counted against the time that has passed, however slow the machine is. */
@@ -1100,6 +1220,12 @@ int main(void)
 		CASE(resize_without_a_guest),
 		CASE(what_is_read_only_keeps_its_size),
 		CASE(flush_by_the_operator),
+		CASE(hanging_flush_is_left),
+		CASE(flush_that_was_left_counts),
+		CASE(hanging_resize_holds_the_requests),
+		CASE(hanging_resize_holds_no_guest_that_goes),
+		CASE(hanging_look_at_the_size_holds_nobody),
+		CASE(who_is_in_a_hurry_waits_less),
 		CASE(limits_let_so_many_start),
 		CASE(bytes_are_limited_too),
 		CASE(reads_pass_writes_that_wait),

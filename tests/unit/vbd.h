@@ -27,6 +27,7 @@
 #define VBD_GRANTS 4096u
 #define VBD_PAGES  4096u
 #define VBD_WAIT_MS 20000
+#define VBD_CALL_MS 1500
 #ifndef VBD_DRAIN_MS
 #define VBD_DRAIN_MS 700 /* no test waits for the 8 s of the daemon */
 #endif
@@ -67,7 +68,7 @@ static inline void vbd_setup(struct vbd *v)
 	v->env = (struct dev_env){
 		.hyp = v->hyp, .workers = v->workers, .control = v->control,
 		.notify = vbd_event, .notify_arg = v,
-		.guest_memory = 8u << 20, .guest_grants = 4096, .drain_ms = VBD_DRAIN_MS,
+		.guest_memory = 8u << 20, .guest_grants = 4096, .drain_ms = VBD_DRAIN_MS, .call_ms = VBD_CALL_MS,
 	};
 	assert_int_equal(devtab_init(&v->env), 0);
 	assert_int_equal(guest_open(v->socket, 5, VBD_PAGES, VBD_GRANTS, &v->guest), 0);
