@@ -207,8 +207,11 @@ static int host_child_describe(struct rd_child *child, const struct rd_facts *fa
 static int host_file_stored(struct rd_file *file, uint64_t offset, uint64_t length, int *hole, uint64_t *same)
 {
 	bool is_hole = false;
-	int r = io_stored(file, offset, length, &is_hole, same);
+	struct stat st;
+	int r = io_stat(file, &st);
 
+	if (!r)
+		r = S_ISBLK(st.st_mode) ? -EOPNOTSUPP : io_stored(file, offset, length, &is_hole, same);
 	*hole = is_hole;
 	return r;
 }

@@ -10,7 +10,8 @@
  *
  * Repair (errors) writes footers and the batmap anew, makes the file as long as its last block, and gives up the
  * entries that are impossible: of blocks that overlap, all but the first in the file's order of entries. Repair
- * (leaks) gives back the room of places that no entry points to and that hold something.
+ * (leaks) gives back the room of places that no entry points to and that hold something, between blocks and behind
+ * the last.
  *
  * What can go wrong: reading; what could not be read is counted as unchecked.
  *
@@ -310,7 +311,7 @@ static int holds_data(struct job *j, uint64_t offset, uint64_t length, uint8_t *
 }
 
 /* Between two blocks: room that is taken by nothing. Places that are holes are free, and will be used again. */
-static void check_gap(struct job *j, uint64_t start, uint64_t end, uint8_t *buf, size_t room)
+static uint64_t check_gap(struct job *j, uint64_t start, uint64_t end, uint8_t *buf, size_t room)
 {
 	uint64_t need = block_bytes(j->v), leaks = 0, same, at = start;
 
@@ -322,9 +323,37 @@ static void check_gap(struct job *j, uint64_t start, uint64_t end, uint8_t *buf,
 		leaks += (uint64_t)holds_data(j, at, need, buf, room);
 		at += need;
 	}
+	return leaks;
+}
+
+static bool give_back(struct job *j, uint64_t leaks, uint64_t start, uint64_t end)
+{
 	j->result->leaks += leaks;
-	if (leaks && j->repair_leaks && !j->v->host->file_punch(j->v->file, start, end - start))
-		j->result->leaks_fixed += leaks;
+	if (!leaks || !j->repair_leaks || j->v->host->file_punch(j->v->file, start, end - start))
+		return false;
+	j->result->leaks_fixed += leaks;
+	return true;
+}
+
+/*
+ * Behind the last block, up to the footer. What was made ready for more blocks is a hole; what a block had that nothing
+ * points to is lost. A device has no end that could be moved, and may hold anything there.
+ */
+static void check_tail(struct job *j, uint64_t start, uint8_t *buf, size_t room)
+{
+	struct vhd *v = j->v;
+	uint64_t end = j->file, leaks, same, rest;
+	int hole;
+
+	if (!v->end_valid || start >= end ||
+	    v->host->file_stored(v->file, start, end - start, &hole, &same) == -EOPNOTSUPP)
+		return;
+	leaks = check_gap(j, start, end, buf, room);
+	rest = (end - start) % block_bytes(v);
+	leaks += (uint64_t)holds_data(j, end - rest, rest, buf, room);
+	/* The file becomes shorter when it is closed. */
+	if (give_back(j, leaks, start, end))
+		v->changed = true;
 }
 
 /* While entries are in doubt, what lies between blocks may be somebody's. */
@@ -344,9 +373,11 @@ static int count_leaks(struct job *j)
 		uint64_t at = (uint64_t)sorted[i] * SECTOR;
 
 		if (at > end)
-			check_gap(j, end, at, buf, room);
+			give_back(j, check_gap(j, end, at, buf, room), end, at);
 		end = MAX(end, at + block_bytes(v));
 	}
+	if (buf)
+		check_tail(j, end, buf, room);
 	r = buf ? 0 : -ENOMEM;
 	free(buf);
 	free(sorted);

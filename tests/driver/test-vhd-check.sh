@@ -82,6 +82,20 @@ before=$(stat -c %b "$c")
 "$img" "vhd:$c" check leaks >"$tmp/out"
 grep -q "leaks-fixed 2 " "$tmp/out" || fail "leaks: $(cat "$tmp/out")"
 [ "$(stat -c %b "$c")" -lt $((before - 8000)) ] || fail "the leaked blocks are not given back"
+# And behind the last block: two whole ones and a part of one, and then the footer. The file becomes shorter, too.
+fresh; entry 3 ffffffff; entry 2 ffffffff
+put "$c" "$map" 00
+end=$(($(stat -c %s "$c") - 512))
+truncate -s $((end + 10240)) "$c"
+put "$c" $((end + 9000)) 77
+dd if="$tmp/good" of="$c" bs=512 count=1 seek=$((end / 512 + 20)) conv=notrunc status=none
+"$img" -r "vhd:$c" check no >"$tmp/out"
+grep -q "leaks 3 " "$tmp/out" || fail "leaks at the end: $(cat "$tmp/out")"
+"${rdimg[@]}" check --repair=leaks "vhd:$c" >"$tmp/out" || [ $? = 2 ] || fail "repair of leaks at the end"
+"$img" -r "vhd:$c" check no >"$tmp/out"
+grep -q "leaks 0 " "$tmp/out" || fail "leaks at the end, after the repair: $(cat "$tmp/out")"
+[ "$(stat -c %s "$c")" -lt $((end - 4 * MiB)) ] || fail "the file is not shorter"
+"$img" -r "vhd:$c" read 0 $((4 * MiB)) 1 read $((4 * MiB)) $((12 * MiB)) 0
 
 # A differencing image whose names are garbage; one that is damaged is not written to, nor by a repair's open.
 create "vhd:$tmp/diff" --backing good --backing-format vhd

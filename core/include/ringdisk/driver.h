@@ -284,8 +284,8 @@ struct rd_host {
 	int (*child_describe)(struct rd_child *child, const struct rd_facts *facts);
 
 	/* What the file system stores of a range inside the file (since API 2): *hole nonzero says that its beginning is
-	 * a hole, which reads as zeroes; that holds for *same bytes (1 to length). Where the system does not tell, and on
-	 * block devices, all is data. May block, but reads nothing. */
+	 * a hole, which reads as zeroes; that holds for *same bytes (1 to length). Where the system does not tell all is
+	 * data. -EOPNOTSUPP: a block device. May block, but reads nothing. */
 	int (*file_stored)(struct rd_file *file, uint64_t offset, uint64_t length, int *hole, uint64_t *same);
 };
 
