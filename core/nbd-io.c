@@ -622,8 +622,15 @@ static void give_back(struct nbd_export *ex, struct list_head *done, struct list
 		ex->slow = true;
 	else if (!alone && took_ns / n < EXEC_SLOW_NS / 2)
 		ex->slow = false;
-	list_for_each(r, rest, req.node)
-		ex->ntodo++;
+	/* At the end nobody would take it up again, and its client stays until it is back. */
+	list_for_each(r, rest, req.node) {
+		if (ex->closing)
+			r->req.err = -ESHUTDOWN;
+		else
+			ex->ntodo++;
+	}
+	if (ex->closing)
+		list_splice_tail(rest, done);
 	list_splice_tail(&ex->todo, rest);
 	list_splice_tail(rest, &ex->todo);
 	list_splice_tail(done, &nbd_srv.done);
