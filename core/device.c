@@ -2206,6 +2206,9 @@ static int make_export(struct device *dev, const char *alias, const char *socket
 
 	if (rc)
 		return rc;
+	/* As if it had been there when the disk was stopped; nothing of it runs yet. */
+	if (dev_state(dev) == DEV_PAUSED)
+		nbd_export_pause(export, -1);
 	lock_acquire(&dev->lock);
 	dev->export = export;
 	lock_release(&dev->lock);

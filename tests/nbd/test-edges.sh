@@ -41,6 +41,37 @@ late=$!
 cleanup stop "$late" KILL
 began=$SECONDS
 
+# ---- a paused disk: who may come now waits as those do who were there
+"$bench" --connect="$tmp/hyp" --no-progress -j read --offset=0 --size=8M -q 8 -t 600 5/xvda \
+	"delay,write-ms=500:raw:$tmp/b.img" >"$tmp/bench" 2>&1 &
+guest=$!
+cleanup stop "$guest" KILL
+wait_for 20 connected 5/xvda
+ctl 0 pause 5/xvda
+ctl 0 export 5/xvda
+python3 - "$tmp/nbd/5-xvda" <<'END' >"$tmp/writer" 2>&1 &
+import sys
+from nbdclient import *
+c = Client(sys.argv[1])
+c.write(12 << 20, b"x" * 4096)
+c.flush()
+print("done")
+END
+writer=$!
+cleanup stop "$writer" KILL
+waits_or_runs()
+{
+	[ "$(nbd_field 5/xvda waiting)$(nbd_field 5/xvda running)" != 00 ]
+}
+wait_for 20 waits_or_runs
+same "running while paused" 0 "$(nbd_field 5/xvda running)"
+ctl 0 unpause 5/xvda "raw:$tmp/c.img"
+wait "$writer" || fail "the writer: $(cat "$tmp/writer")"
+same "bytes in the image that was there" "" "$(tr -d '\0' <"$tmp/b.img")"
+same "bytes in the new one" 4096 "$(tr -d '\0' <"$tmp/c.img" | wc -c)"
+kill -TERM "$guest"
+wait "$guest" || true
+
 # ---- unexported while a call hangs and others stand behind it
 ctl 0 export "delay,hang=read,nth=1,release=$tmp/back:raw:$tmp/d.img" --path going
 python3 - "$tmp/nbd/going" "$tmp/paused" <<'END' >"$tmp/reader" 2>&1 &
