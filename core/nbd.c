@@ -428,14 +428,15 @@ static int sleep_ms(void)
 	struct nbd_export *ex;
 
 	list_for_each(client, &nbd_srv.clients, node) {
-		if (client->deadline)
-			deadline = MIN(deadline, client->deadline);
-		if (client->state == STATE_OPTION_WAIT)
-			deadline = MIN(deadline, client->option_deadline);
+		/* Who waits for an image is not hurried: see look_after(). */
+		long long its = client->state == STATE_OPTION_WAIT ? client->option_deadline : client->deadline;
+
+		if (its)
+			deadline = MIN(deadline, its);
 	}
 	lock_acquire(&nbd_srv.lock);
 	list_for_each(ex, &nbd_srv.exports, node)
-		if (ex->wake_at)
+		if (ex->nwaiting && ex->wake_at)
 			wake = MIN(wake, ex->wake_at);
 	lock_release(&nbd_srv.lock);
 	if (wake != UINT64_MAX)

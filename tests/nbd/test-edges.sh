@@ -110,10 +110,26 @@ wait "$reader" || fail "the reader: $(cat "$tmp/reader")"
 same "the reader's connection" closed "$(cat "$tmp/reader")"
 "$rimg" resize --driver-dir "$drivers" "raw:$tmp/d.img" +1M >"$tmp/out" 2>&1 || fail "the image is not free: $(cat "$tmp/out")"
 
+# ---- limits: whose client has gone is forgotten; and of many who wait each has its turn
+ctl 0 export "raw,iops=1:$tmp/d.img" --path limited
+python3 - "$tmp/nbd/limited" <<'END'
+import sys
+from nbdclient import *
+c = Client(sys.argv[1])
+for i in range(8):
+    c.send(READ, 0, 512)
+c.answer()
+END
+wait_for 20 has_clients nbd/1 0
+sleep 1
+is_idle "after a client over its limit"
+ctl 0 unexport nbd/1
+
 # ---- the image that takes long
 while [ $((SECONDS - began)) -lt 11 ]; do
 	sleep 0.2
 done
+is_idle "while an image is opened"
 kill -0 "$late" || fail "the client has not waited for its image: $(cat "$tmp/late")"
 touch "$tmp/go"
 wait "$late" || fail "$(cat "$tmp/late")"
