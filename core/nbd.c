@@ -446,20 +446,25 @@ static int sleep_ms(void)
 	return deadline <= ms ? 0 : (int)MIN(deadline - ms, 60000);
 }
 
+/* The next one behind node that has requests over its limits.  Exports go only in close_exports, on this thread. */
+static struct nbd_export *next_limited(const struct list_head *node)
+{
+	LOCK_SCOPE(&nbd_srv.lock);
+	while ((node = node->next) != &nbd_srv.exports) {
+		struct nbd_export *ex = list_entry(node, struct nbd_export, node);
+
+		if (ex->nwaiting)
+			return ex;
+	}
+	return NULL;
+}
+
 static void look_at_limits(void)
 {
-	struct nbd_export *ex, *all[64];
 	uint64_t now = now_ns();
-	unsigned n = 0;
 
-	/* Exports go only in close_exports, on this thread. */
-	lock_acquire(&nbd_srv.lock);
-	list_for_each(ex, &nbd_srv.exports, node)
-		if (ex->nwaiting && n < ARRAY_SIZE(all))
-			all[n++] = ex;
-	lock_release(&nbd_srv.lock);
-	for (unsigned i = 0; i < n; i++)
-		nbd_limits_look(all[i], now);
+	for (struct nbd_export *ex = next_limited(&nbd_srv.exports); ex; ex = next_limited(&ex->node))
+		nbd_limits_look(ex, now);
 }
 
 static void serve_event(const struct epoll_event *event)

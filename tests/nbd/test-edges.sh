@@ -125,6 +125,23 @@ sleep 1
 is_idle "after a client over its limit"
 ctl 0 unexport nbd/1
 
+for i in {0..66}; do
+	"$ringdisk" -s "$sock" export "raw,iops=1:$tmp/d.img" --read-only --path "many$i" >/dev/null
+done
+python3 - "$tmp/nbd/many" <<'END' >"$tmp/many" 2>&1 || fail "$(cat "$tmp/many")"
+import sys
+from nbdclient import *
+clients = [Client(sys.argv[1] + str(i), timeout=20) for i in range(67)]
+for c in reversed(clients):
+    for i in range(30):
+        c.send(READ, 0, 512)
+for i in range(3):
+    for c in clients[:2]:
+        c.answer()
+        c.recv(512)
+END
+ctl 0 stats
+
 # ---- the image that takes long
 while [ $((SECONDS - began)) -lt 11 ]; do
 	sleep 0.2
