@@ -601,10 +601,14 @@ static void count(struct nbd_export *ex, struct list_head *done, uint64_t now)
 	struct stats_batch batch = stats_batch_begin(ex->cfg.stats);
 	struct nbd_request *r;
 
-	list_for_each(r, done, req.node)
-		if (r->type != NBD_CMD_BLOCK_STATUS)
-			stats_done(&batch, op[r->req.kind], r->req.length, since_ns(r->req.start_ns, now),
-				   r->req.err);
+	list_for_each(r, done, req.node) {
+		if (r->type == NBD_CMD_BLOCK_STATUS)
+			continue;
+		/* Together: one that is forgotten must not seem to be in flight for ever. */
+		stats_submitted(ex->cfg.stats, op[r->req.kind]);
+		stats_done(&batch, op[r->req.kind], r->req.length, since_ns(r->req.start_ns, now),
+			   r->req.err);
+	}
 	stats_batch_end(&batch);
 }
 
