@@ -49,8 +49,10 @@ while not os.path.exists(stop):
         for i in range(length):
             expected = model.get(block + i)
             assert expected is None or data[i * 4096:(i + 1) * 4096] == expected, (n, block + i)
-    with open(count, "w") as f:
+    # Never an empty file, whoever reads it when.
+    with open(count + ".new", "w") as f:
         print(n, file=f)
+    os.replace(count + ".new", count)
 for block, expected in model.items():
     assert client.read(base + block * 4096, 4096) == expected, block
 client.disconnect()
