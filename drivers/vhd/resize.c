@@ -9,8 +9,9 @@
  * size or the new one.
  *
  * A block moves under a claim on it, so that its entry and its bits stay; writes in place are turned away from it,
- * those that had begun are waited for, its bytes are copied, and then its entry changes. The rest is done under a claim
- * on the whole disk: only what must become a new block, or a part of one, waits for it.
+ * those that had begun are waited for, its bytes are copied, and then its entry changes. The new entries are written
+ * where nothing else is any more. Only what changes headers and footers is done under a claim on the whole disk, and
+ * only what must become a new block, or a part of one, waits for it.
  *
  * What can go wrong: no room. Before the header is written nothing has changed that anybody can see.
  *
@@ -247,6 +248,7 @@ struct layout {
 	struct header h;
 	struct batmap batmap;
 	uint64_t end; /* behind it a header has room */
+	uint64_t filled; /* from here on the new entries are in the file already */
 	bool grows;   /* else all this is not needed */
 	bool locators_move;
 };
@@ -378,14 +380,16 @@ static bool has_stepped(const struct vhd *v, const struct layout *l)
 	return memcmp(v->footer.creator, CREATOR_TAP, 4) != 0 || v->h.entries == l->h.entries;
 }
 
-/* With claims on the whole disk. What stands where it will be is out of the way. */
+/* With claims on the whole disk. What stands where it will be is out of the way; the entries that take the place of what
+ * the header has now are the last ones to be written. */
 static int grow_bat(struct vhd *v, struct layout *l)
 {
 	uint64_t old_end = v->h.table_offset + bat_bytes(v->h.entries);
+	uint64_t end = v->h.table_offset + bat_bytes(l->h.entries);
 	struct footer f = v->footer;
 	int r = step_aside(v, l);
 
-	r = r ? r : write_fill(v, 0xff, old_end, v->h.table_offset + bat_bytes(l->h.entries));
+	r = r ? r : write_fill(v, 0xff, old_end, MIN(l->filled, end));
 	if (!r && l->batmap.there)
 		r = write_new_batmap(v, l);
 	if (!r)
@@ -415,7 +419,10 @@ static int prepare_bat(struct vhd *v, uint32_t blocks, struct layout *l)
 	r = header_settle(v);
 	claims_give(&v->claims, &all);
 	r = r ? r : plan_layout(v, blocks, l);
-	return r ? r : make_room(v, l->end + HDR_LENGTH);
+	r = r ? r : make_room(v, l->end + HDR_LENGTH);
+	/* Some MiB, in a place that is nobody's now; nothing waits for that. */
+	l->filled = header_end(v);
+	return r ? r : write_fill(v, 0xff, l->filled, v->h.table_offset + bat_bytes(l->h.entries));
 }
 
 /* ---- sizes --------------------------------------------------------------------------------------------- */
@@ -431,8 +438,8 @@ static int resize_tables(struct vhd *v, uint32_t blocks)
 		free(full);
 		return -ENOMEM;
 	}
-	meta_wrlock(v->meta);
 	memset(bat, 0xff, (size_t)blocks * sizeof(*bat));
+	meta_wrlock(v->meta);
 	memcpy(bat, v->bat, (size_t)keep * sizeof(*bat));
 	memcpy(full, v->full, keep / 8 + 1);
 	free(v->bat);
@@ -484,17 +491,39 @@ static int zero_new(struct vhd *v, uint64_t from, uint64_t to)
 	return r;
 }
 
-static int grow_dynamic(struct vhd *v, uint64_t size, struct layout *l)
+/* With claims on all of the disk, and one from its last block on while what is new becomes zeroes: that may be much,
+ * and what goes on before it need not wait. */
+static int grow_claimed(struct vhd *v, uint64_t size, struct layout *l)
 {
-	uint32_t blocks = (uint32_t)blocks_of(size, v->block);
-	int r = clear_spare(v, blocks);
+	uint64_t last = align_down(v->size, v->block);
+	struct claim before, from;
+	int r = 0;
 
-	if (!r && l->grows)
+	claims_take(&v->claims, &from, last, UINT64_MAX);
+	claims_take(&v->claims, &before, 0, last);
+	if (l->grows)
 		r = grow_bat(v, l);
-	r = r ? r : resize_tables(v, blocks);
+	r = r ? r : resize_tables(v, (uint32_t)blocks_of(size, v->block));
+	claims_give(&v->claims, &before);
 	r = r ? r : zero_new(v, v->size, size);
 	r = r ? r : meta_checkpoint(v->meta);
-	return r ? r : set_size(v, size, alloc_end(v));
+	/* The allocator writes footers, too. */
+	claims_take(&v->claims, &before, 0, last);
+	r = r ? r : set_size(v, size, alloc_end(v));
+	claims_give(&v->claims, &before);
+	claims_give(&v->claims, &from);
+	return r;
+}
+
+static int grow_dynamic(struct vhd *v, uint64_t size)
+{
+	uint32_t blocks = (uint32_t)blocks_of(size, v->block);
+	struct layout l = { 0 };
+	int r = prepare_bat(v, blocks, &l);
+
+	/* Entries that the disk does not have: nobody else changes them. */
+	r = r ? r : clear_spare(v, blocks);
+	return r ? r : grow_claimed(v, size, &l);
 }
 
 /* The size comes first: blocks that are freed may have hidden what an ancestor has there. If freeing them fails their
@@ -517,9 +546,8 @@ static int shrink_dynamic(struct vhd *v, uint64_t size)
 
 static int resize_dynamic(struct vhd *v, uint64_t size)
 {
-	struct layout l = { 0 };
 	struct claim all;
-	int r = 0;
+	int r;
 
 	if (v->damaged)
 		return -EROFS;
@@ -530,11 +558,9 @@ static int resize_dynamic(struct vhd *v, uint64_t size)
 		return -EOPNOTSUPP;
 	}
 	if (size > v->size)
-		r = prepare_bat(v, (uint32_t)blocks_of(size, v->block), &l);
-	if (r)
-		return r;
+		return grow_dynamic(v, size);
 	claims_take(&v->claims, &all, 0, UINT64_MAX);
-	r = size > v->size ? grow_dynamic(v, size, &l) : shrink_dynamic(v, size);
+	r = shrink_dynamic(v, size);
 	claims_give(&v->claims, &all);
 	return r;
 }

@@ -53,3 +53,13 @@ create "vhd,block-size=64K:$tmp/c.vhd" --backing b.vhd --backing-format vhd
 run "$tmp/c.vhd" wwwwrrzzf
 # In another cache mode.
 run "$tmp/c.vhd" wwwrzf
+
+# It grows meanwhile, and its table over the blocks behind it.
+create "vhd,block-size=4K:$tmp/g.vhd" 12M
+rm "$tmp/model"
+truncate -s 12M "$tmp/model"
+before=$(fact "vhd:$tmp/g.vhd" max-blocks)
+"$random" -s "$seed" -n 4 -k 60 -t 4 -r 2 -m wwwwrrzdgf -o "vhd:$tmp/g.vhd" "$tmp/model" >"$tmp/out" 2>&1 ||
+	fail "growing: $(tail -5 "$tmp/out")"
+"$img" -r "vhd:$tmp/g.vhd" check no | grep "^errors 0 " >/dev/null || fail "growing: $("$img" -r "vhd:$tmp/g.vhd" check no)"
+[ "$(fact "vhd:$tmp/g.vhd" max-blocks)" -gt "$before" ] || fail "the table has not grown"
