@@ -523,6 +523,17 @@ static void verb_detach(struct admin_request *req)
 
 /* ---- set ----------------------------------------------------------------------------------------- */
 
+/* The guest learns of discard when it connects; one that knows of it can be told no, and yes again. */
+static bool set_works_at_once(struct device *dev, int key)
+{
+	struct dev_view view;
+
+	if (key != SET_DISCARD)
+		return key >= 0 && works_at_once((enum setting_key)key);
+	dev_look(dev, &view);
+	return view.geometry.discard;
+}
+
 static void finish_set(struct admin_request *req, struct device *dev, int err, const char *err_text)
 {
 	const char *key = admin_string(req, "key"), *value = admin_string(req, "value");
@@ -534,7 +545,7 @@ static void finish_set(struct admin_request *req, struct device *dev, int err, c
 		           err_text[0] ? err_text : strerror(-err));
 	else
 		admin_reply(req, json_pack("{s:s, s:s, s:s, s:b}", "disk", dev_name(dev), "key", key,
-		                           "value", value, "live", index >= 0 && works_at_once(index)));
+		                           "value", value, "live", set_works_at_once(dev, index)));
 }
 
 static void set_reopen_job(struct device *dev, void *arg)
@@ -663,6 +674,14 @@ static void verb_log_level(struct admin_request *req)
 			log_set_level((enum log_subsys)subsys, (enum log_level)level);
 	}
 	admin_reply(req, json_pack("{s:o}", "levels", levels_json()));
+}
+
+static void verb_config(struct admin_request *req)
+{
+	const struct admin_config *config = admin_config_get();
+
+	admin_reply(req, config->config ? config->config()
+					: json_pack("{s:[], s:[]}", "options", "settings"));
 }
 
 static void verb_version(struct admin_request *req)
@@ -849,6 +868,7 @@ const struct admin_verb admin_verbs[] = {
 	{"export", true, admin_verb_export, "let NBD clients on this host use a disk, or an image", export_params},
 	{"unexport", true, admin_verb_unexport, "drop a disk's NBD clients, and let no more come", disk_required},
 	{"drivers", false, verb_drivers, "the image drivers, and what is wrong with unusable ones", NULL},
+	{"config", false, verb_config, "what is in force of the configuration, and where it came from", NULL},
 	{"log-level", false, verb_log_level, "show or set how much is logged", log_level_params},
 	{"version", false, verb_version, "the daemon's version, and what it runs on", NULL},
 	{"shutdown", true, verb_shutdown, "close all disks and end the daemon", NULL},

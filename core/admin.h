@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 struct pool;
+struct json_t;
 
 /*
  * What the verbs need of parts that this one does not know; main joins them (xenbus_attach,
@@ -34,6 +35,8 @@ struct admin_config {
 	const char *hyp;             /* "xen", "loopback": for the verb "version" */
 	struct pool *control;        /* attach and detach run here */
 	struct pool *workers;        /* for the verb "stats"; may be NULL */
+	/* The verb "config": its answer, the caller's; any thread, at once.  NULL: there is none. */
+	struct json_t *(*config)(void);
 	struct admin_store_ops store;
 };
 

@@ -46,6 +46,7 @@ struct option_def {
 	apply_fn *apply;
 	bool in_file;     /* may stand in [daemon] */
 	bool live;        /* a reload brings it into force */
+	const char *initial; /* what it is if nobody says anything, for people; NULL: nothing */
 	char letter;      /* -h; 0: none */
 	const char *help; /* '\n' starts another line */
 };
@@ -339,6 +340,7 @@ static int apply_version(struct config *config, const char *value, char *err, si
 
 static const struct option_def options[] = {
 	{ .name = "hyp",
+	  .initial = "auto",
 	  .arg = "auto|xen|loopback",
 	  .apply = apply_hyp,
 	  .in_file = true,
@@ -349,6 +351,7 @@ static const struct option_def options[] = {
 	  .in_file = true,
 	  .help = "where the loopback hypervisor listens" },
 	{ .name = "control-socket",
+	  .initial = DEFAULT_CONTROL,
 	  .arg = "PATH",
 	  .apply = apply_control_socket,
 	  .in_file = true,
@@ -359,32 +362,38 @@ static const struct option_def options[] = {
 	  .in_file = true,
 	  .help = "the group that may use the admin socket" },
 	{ .name = "driver-dir",
+	  .initial = PLUGINDIR,
 	  .arg = "DIR",
 	  .apply = apply_driver_dir,
 	  .in_file = true,
 	  .help = "where the drivers are (" PLUGINDIR ")" },
 	{ .name = "backend-kinds",
+	  .initial = "qdisk,vbd3",
 	  .arg = "KIND,...",
 	  .apply = apply_kinds,
 	  .in_file = true,
 	  .help = "backend directories of the store to serve (qdisk,vbd3)" },
 	{ .name = "claim",
+	  .initial = "auto",
 	  .arg = "auto|all|opaque|never",
 	  .apply = apply_claim,
 	  .in_file = true,
 	  .help = "which disks in qdisk are ours: all, those whose target is no file that\n"
 		  "QEMU could open, none; auto: opaque where Xen's QEMU is installed" },
 	{ .name = "workers",
+	  .initial = "0",
 	  .arg = "N",
 	  .apply = apply_workers,
 	  .in_file = true,
 	  .help = "threads for I/O that are always there (0: by the processors)" },
 	{ .name = "max-workers",
+	  .initial = "64",
 	  .arg = "N",
 	  .apply = apply_max_workers,
 	  .in_file = true,
 	  .help = "how many there may be when all are stuck in calls (64)" },
 	{ .name = "log-level",
+	  .initial = "info",
 	  .arg = "[SUBSYSTEM=]LEVEL,...",
 	  .apply = apply_log_level,
 	  .in_file = true,
@@ -396,12 +405,14 @@ static const struct option_def options[] = {
 	  .in_file = true,
 	  .help = "serve as this user; a small process of root's opens images" },
 	{ .name = "sandbox",
+	  .initial = "auto",
 	  .arg = "auto|on|off",
 	  .apply = apply_sandbox,
 	  .in_file = true,
 	  .help = "take away system calls and files that are never needed;\n"
 		  "auto: with a user, as far as the kernel can" },
 	{ .name = "image-directories",
+	  .initial = DEFAULT_IMAGE_DIRS,
 	  .arg = "DIR:...",
 	  .apply = apply_image_dirs,
 	  .in_file = true,
@@ -425,6 +436,7 @@ static const struct option_def options[] = {
 	  .help = "where /metrics is served by HTTP: an address of the loopback, as\n"
 		  "127.0.0.1:9273, or a unix socket (nowhere)" },
 	{ .name = "metrics-remote",
+	  .initial = "off",
 	  .arg = "on|off",
 	  .apply = apply_metrics_remote,
 	  .in_file = true,
@@ -440,11 +452,13 @@ static const struct option_def options[] = {
 	  .in_file = true,
 	  .help = "write the process id there" },
 	{ .name = "foreground",
+	  .initial = "off",
 	  .apply = apply_foreground,
 	  .in_file = true,
 	  .letter = 'f',
 	  .help = "stay in the foreground, log to stderr" },
 	{ .name = "config",
+	  .initial = DEFAULT_FILE,
 	  .arg = "FILE",
 	  .apply = apply_config,
 	  .letter = 'c',
@@ -473,13 +487,31 @@ static const struct option_def *option_find(const char *name)
 	return NULL;
 }
 
-/* Apply one option and note its text; as apply. */
-static int option_apply(struct config *config, const struct option_def *o, const char *value, char *err,
-			size_t errlen)
+/* Apply one option and note its text, and where it stands; as apply. */
+static int option_apply(struct config *config, const struct option_def *o, const char *value, const char *from,
+			char *err, size_t errlen)
 {
 	int ret = o->apply(config, value, err, errlen);
 
-	return ret ? ret : replace(&config->text[o - options], value ? value : "on");
+	if (!ret)
+		ret = replace(&config->text[o - options], value ? value : "on");
+	return ret ? ret : replace(&config->from[o - options], from);
+}
+
+bool config_option_at(const struct config *config, unsigned i, struct config_entry *entry)
+{
+	const struct option_def *o = &options[i];
+
+	if (i >= ARRAY_SIZE(options))
+		return false;
+	*entry = (struct config_entry){
+		.name = o->name,
+		.value = config->text[i] ? config->text[i] : o->initial,
+		.from = config->from[i] ? config->from[i] : "default",
+		.live = o->live,
+		.is_option = o->in_file || config->text[i] || o->initial,
+	};
+	return true;
 }
 
 void config_changes(const struct config *was, const struct config *now,
@@ -588,15 +620,22 @@ static char *read_line(char *buf, int size, void *stream)
 	return buf;
 }
 
+/* "FILE:LINE"; what does not fit is cut at its end. */
+static const char *place(const struct reading *r, char *buf, size_t len)
+{
+	snprintf(buf, len, "%.*s:%u", (int)len - 16, r->name, r->line);
+	return buf;
+}
+
 static void daemon_entry(struct reading *r, const char *name, const char *value)
 {
 	const struct option_def *o = option_find(name);
-	char err[ERR_LEN] = "out of memory", text[ERR_LEN + 64];
+	char err[ERR_LEN] = "out of memory", text[ERR_LEN + 64], from[PATH_MAX + 16];
 
 	if (!o || !o->in_file) {
 		snprintf(text, sizeof(text), "there is no option '%.64s' for [daemon]", name);
 		complain(r, r->line, text);
-	} else if (option_apply(r->config, o, value, err, sizeof(err))) {
+	} else if (option_apply(r->config, o, value, place(r, from, sizeof(from)), err, sizeof(err))) {
 		snprintf(text, sizeof(text), "%s: %s", name, err);
 		complain(r, r->line, text);
 	}
@@ -617,11 +656,33 @@ static char *disk_glob(const char *section)
 	return strndup(from + 1, (size_t)(section + len - from - 2));
 }
 
+/* For people who ask where it came from; the rules know it no more. */
+static int note_setting(struct reading *r, const char *name, const char *value, char *err, size_t errlen)
+{
+	struct config *config = r->config;
+	char from[PATH_MAX + 16];
+	struct config_line *all = reallocarray(config->lines, config->nlines + 1, sizeof(*all)), *l;
+
+	snprintf(err, errlen, "out of memory");
+	if (!all)
+		return -ENOMEM;
+	config->lines = all;
+	l = &all[config->nlines++];
+	*l = (struct config_line){
+		.section = strdup(r->section),
+		.name = strdup(name),
+		.value = strdup(value),
+		.from = strdup(place(r, from, sizeof(from))),
+	};
+	return l->section && l->name && l->value && l->from ? 0 : -ENOMEM;
+}
+
 static void setting_entry(struct reading *r, const char *glob, const char *name, const char *value)
 {
 	char err[ERR_LEN];
 
-	if (settings_rules_add(&r->config->rules, glob, name, value, err, sizeof(err)))
+	if (settings_rules_add(&r->config->rules, glob, name, value, err, sizeof(err)) ||
+	    note_setting(r, name, value, err, sizeof(err)))
 		complain(r, r->line, err);
 }
 
@@ -764,7 +825,7 @@ static int apply_argument(struct config *config, const struct option_def *o, FIL
 {
 	char err[ERR_LEN] = "out of memory";
 
-	if (!option_apply(config, o, o->arg ? optarg : NULL, err, sizeof(err)))
+	if (!option_apply(config, o, o->arg ? optarg : NULL, "command line", err, sizeof(err)))
 		return 0;
 	fprintf(errors, "ringdiskd: --%s: %s\n", o->name, err);
 	return -EINVAL;
@@ -804,12 +865,33 @@ int config_init(struct config *config)
 	for (unsigned i = 0; i < LOG_SUBSYS_COUNT; i++)
 		config->log_levels[i] = LOG_LVL_INFO;
 	config->text = calloc(ARRAY_SIZE(options), sizeof(*config->text));
-	if (!config->text || replace(&config->file, DEFAULT_FILE) || replace(&config->hyp, "auto") ||
+	config->from = calloc(ARRAY_SIZE(options), sizeof(*config->from));
+	if (!config->text || !config->from || replace(&config->file, DEFAULT_FILE) || replace(&config->hyp, "auto") ||
 	    replace(&config->control_socket, DEFAULT_CONTROL) ||
 	    replace(&config->driver_dir, PLUGINDIR) || replace(&config->image_dirs, DEFAULT_IMAGE_DIRS) ||
 	    apply_kinds(config, "qdisk,vbd3", err, sizeof(err)))
 		return -ENOMEM;
 	return 0;
+}
+
+/* Where that option stands; NULL: nowhere. */
+static const char *from_of(const struct config *config, const char *name)
+{
+	return config->from[option_find(name) - options];
+}
+
+/* Told where the later of the two stands, or the one that stands anywhere. */
+static int check_workers(const struct config *config, FILE *errors)
+{
+	const char *workers = from_of(config, "workers"), *max = from_of(config, "max-workers");
+	const char *from = workers ? workers : max;
+
+	if (config->workers <= config->max_workers)
+		return 0;
+	fprintf(errors, "%s: workers (%u) is more than max-workers (%u, %s)\n",
+		!from || from[0] == 'c' ? "ringdiskd" : from, config->workers, config->max_workers,
+		max ? max : "default");
+	return -EINVAL;
 }
 
 static int check_metrics(const struct config *config, FILE *errors)
@@ -837,11 +919,8 @@ int config_load(struct config *config, int argc, char **argv, FILE *errors)
 	err = read_files(config, errors);
 	if (read_arguments(config, argc, argv, true, errors))
 		err = -EINVAL;
-	if (config->workers > config->max_workers) {
-		fprintf(errors, "ringdiskd: workers (%u) is more than max-workers (%u)\n",
-			config->workers, config->max_workers);
+	if (check_workers(config, errors))
 		err = -EINVAL;
-	}
 	if (!err)
 		err = check_metrics(config, errors);
 	return err;
@@ -857,7 +936,17 @@ void config_free(struct config *config)
 {
 	for (unsigned i = 0; config->text && i < ARRAY_SIZE(options); i++)
 		free(config->text[i]);
+	for (unsigned i = 0; config->from && i < ARRAY_SIZE(options); i++)
+		free(config->from[i]);
+	for (unsigned i = 0; i < config->nlines; i++) {
+		free(config->lines[i].section);
+		free(config->lines[i].name);
+		free(config->lines[i].value);
+		free(config->lines[i].from);
+	}
+	free(config->lines);
 	free(config->text);
+	free(config->from);
 	free(config->file);
 	free(config->hyp);
 	free(config->loopback_socket);

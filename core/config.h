@@ -49,8 +49,14 @@ struct config {
 	struct settings_rules *rules;
 	/* The level of each subsystem, applied by config_apply_log(). */
 	enum log_level log_levels[LOG_SUBSYS_COUNT];
-	/* For each option (config_option_name) the text that was in force last, NULL: it was not given. */
-	char **text;
+	/* For each option (config_option_name) the text that was in force last, and where it stood, "FILE:LINE" or
+	 * "command line"; NULL: it was not given. */
+	char **text, **from;
+	/* What the file says of disks, in its order. */
+	struct config_line {
+		char *section, *name, *value, *from;
+	} *lines;
+	unsigned nlines;
 };
 
 /*
@@ -65,6 +71,16 @@ void config_apply_log(const struct config *config);
 void config_changes(const struct config *was, const struct config *now,
 		    void (*fn)(const char *name, void *arg), void *arg);
 void config_free(struct config *config);
+
+/* An option as it is now.  Strings live as long as config. */
+struct config_entry {
+	const char *name, *value; /* value NULL: nothing is chosen */
+	const char *from;         /* "default", "command line", "FILE:LINE" */
+	bool live;                /* a reload brings it into force */
+	bool is_option;           /* and no action, as --help */
+};
+/* False past the last. */
+bool config_option_at(const struct config *config, unsigned i, struct config_entry *entry);
 
 /* The text of --help. */
 void config_usage(FILE *to);

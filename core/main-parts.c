@@ -12,6 +12,7 @@
 #include "hyp.h"
 #include "image.h"
 #include "log.h"
+#include "main-config.h"
 #include "nbd.h"
 #include "pool.h"
 #include "redo.h"
@@ -208,6 +209,7 @@ static int start_admin(struct parts *p)
 		.hyp = p->hyp->ops->name,
 		.control = p->control,
 		.workers = p->workers,
+		.config = main_config_json,
 		.store = {
 			.attach = attach,
 			.detach = xenbus_detach,

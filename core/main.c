@@ -11,6 +11,7 @@
  */
 #include "config.h"
 #include "log.h"
+#include "main-config.h"
 #include "main-manager.h"
 #include "main-parts.h"
 #include "main-sandbox.h"
@@ -191,6 +192,7 @@ static void reload(struct daemon *d)
 		log_err(LOG_CONFIG, "the configuration is wrong: nothing was changed");
 	} else {
 		config_apply_log(&config);
+		main_config_tell(&config);
 		config_changes(d->parts.config, &config, say_restart, NULL);
 		parts_reload(&d->parts, config.rules);
 	}
@@ -257,6 +259,7 @@ static int serve(const struct config *config, int argc, char **argv)
 		.argc = argc,
 		.argv = argv,
 	};
+	int status;
 
 	umask(027);
 	signals_init();
@@ -272,7 +275,10 @@ static int serve(const struct config *config, int argc, char **argv)
 	}
 	if (user_switch(config) || sandbox_enter(config))
 		return EXIT_FAILURE;
-	return run(&d);
+	main_config_tell(config);
+	status = run(&d);
+	main_config_end();
+	return status;
 }
 
 int main(int argc, char **argv)

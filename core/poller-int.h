@@ -82,6 +82,7 @@ struct poller {
 	_Atomic uint64_t tell_slow; /* but none before this */
 	_Atomic uint64_t limit[THROTTLE_LIMITS], burst;
 	_Atomic bool relimit; /* these have changed */
+	_Atomic bool no_discard; /* ignore what the guest was offered */
 	_Atomic bool look;  /* adaptive polling allowed */
 	_Atomic bool slow;  /* workers: calls take long, one request per worker */
 	/* poller only */

@@ -211,6 +211,8 @@ static void parse_next(struct pring *r, struct request *req, uint64_t now)
 	req->start_ns = now;
 	req->iovcnt = 0;
 	req->err = parse_request(&wire, &p->limits, req);
+	if (!req->err && req->kind == REQ_DISCARD && atomic_load_explicit(&p->no_discard, memory_order_relaxed))
+		req->err = -EOPNOTSUPP; /* a guest then asks for no more */
 	stats_submitted(p->cfg.stats, stat_of(req));
 	if (!req->err && req->flags & REQ_INDIRECT)
 		req->indirect_gref = wire.indirect_gref[0];

@@ -277,6 +277,7 @@ static void apply(struct poller *p, const struct settings *settings)
 	atomic_store(&p->exec.sync, settings->value[SET_SYNC] != 0);
 	atomic_store(&p->exec.report_enospc, settings->value[SET_ENOSPC] == ENOSPC_REPORT);
 	atomic_store(&p->max_requests, (unsigned)settings->value[SET_MAX_REQUESTS]);
+	atomic_store(&p->no_discard, settings->value[SET_DISCARD] == DISCARD_IGNORE);
 	atomic_store(&p->look, settings->value[SET_POLL] != 0);
 	atomic_store(&p->exec.halt_on_error, settings->value[SET_ON_ERROR] == ON_ERROR_PAUSE);
 	atomic_store(&p->error_timeout, (unsigned)settings->value[SET_ERROR_TIMEOUT]);

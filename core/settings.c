@@ -321,6 +321,8 @@ static bool value_parse(const struct setting *s, const char *text, uint64_t *val
 {
 	if (!s->choices)
 		return number_parse(s, text, value);
+	if (s->choices == discard_modes)
+		text = !strcmp(text, "on") ? "unmap" : !strcmp(text, "off") ? "ignore" : text;
 	for (uint64_t i = 0; s->choices[i]; i++) {
 		if (!strcmp(text, s->choices[i])) {
 			*value = i;

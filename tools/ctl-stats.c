@@ -210,6 +210,51 @@ static void print_rates(json_t *now, json_t *before, double seconds)
 	fflush(stdout);
 }
 
+/* For programs that read on: a line for each disk, plain numbers, times in microseconds. */
+static void print_header(void)
+{
+	puts("TIME DISK READS READ_BYTES READ_P50 READ_P99 WRITES WRITE_BYTES WRITE_P50 WRITE_P99 FLUSHES ERRORS");
+	fflush(stdout);
+}
+
+static double quantile_us(json_t *now, json_t *before, const char *op, double part)
+{
+	struct times *times = times_since(json_object_get(json_object_get(now, op), "histogram"),
+	                                  json_object_get(json_object_get(before, op), "histogram"));
+	double ns = times_quantile(times, part);
+
+	times_free(times);
+	return ns / 1000;
+}
+
+static void print_line(json_t *disk, json_t *old, double seconds)
+{
+	static const char *const ops[] = {"read", "write"};
+	char name[64];
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	snprintf(name, sizeof(name), "%s", get_text(disk, "disk"));
+	printf("%lld.%03ld %s", (long long)ts.tv_sec, ts.tv_nsec / 1000000, text_clean(name));
+	for (size_t i = 0; i < 2; i++)
+		printf(" %.1f %.0f %.1f %.1f", rate(disk, old, ops[i], "done", seconds),
+		       rate(disk, old, ops[i], "bytes", seconds), quantile_us(disk, old, ops[i], 0.5),
+		       quantile_us(disk, old, ops[i], 0.99));
+	printf(" %.1f %.1f\n", rate(disk, old, "flush", "done", seconds),
+	       rate(disk, old, "read", "errors", seconds) + rate(disk, old, "write", "errors", seconds) +
+	               rate(disk, old, "flush", "errors", seconds));
+	fflush(stdout);
+}
+
+static void print_lines(json_t *now, json_t *before, double seconds)
+{
+	json_t *disk;
+	size_t i;
+
+	json_array_foreach(json_object_get(now, "disks"), i, disk)
+		print_line(disk, find_disk(before, get_text(disk, "disk")), seconds);
+}
+
 static double clock_seconds(void)
 {
 	struct timespec ts;
@@ -222,9 +267,12 @@ static double clock_seconds(void)
 static enum ctl_exit keep_watching(const char *disk, json_t *before)
 {
 	double then = clock_seconds(), now;
+	bool terminal = isatty(STDOUT_FILENO);
 	enum ctl_exit status;
 	json_t *result = NULL;
 
+	if (!ctl_json && !terminal)
+		print_header();
 	for (;;) {
 		usleep((useconds_t)(watch * 1e6));
 		status = get_stats(disk, &result);
@@ -233,8 +281,10 @@ static enum ctl_exit keep_watching(const char *disk, json_t *before)
 		now = clock_seconds();
 		if (ctl_json)
 			ctl_print_line(result);
-		else
+		else if (terminal)
 			print_rates(result, before, now - then);
+		else
+			print_lines(result, before, now - then);
 		if (fflush(stdout) || ferror(stdout)) {
 			json_decref(result);
 			break;
@@ -284,7 +334,8 @@ const struct verb ctl_stats = {
 	.help = "show what the disks have done, or do",
 	.details = "Times are from the request in the ring to its answer; 99% took less than the column says\n"
 		   "(it is never too low, and at most an eighth too high). With --watch, rates and times\n"
-		   "since the table before; with --json too, the totals each time, an object a line.\n",
+		   "since the table before; into a pipe or a file, a line for each disk, below one header;\n"
+		   "with --json too, the totals each time, an object a line.\n",
 	.options = options,
 	.max_arguments = 1,
 	.run = run,

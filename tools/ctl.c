@@ -30,7 +30,7 @@ static const struct verb *const verbs[] = {
 	&ctl_list, &ctl_stats, &ctl_top, &ctl_attach, &ctl_detach, &ctl_pause, &ctl_unpause,
 	&ctl_snapshot, &ctl_swap, &ctl_resize, &ctl_flush, &ctl_set, &ctl_export, &ctl_unexport, &ctl_events, &ctl_trace,
 	&ctl_check, &ctl_save, &ctl_load,
-	&ctl_metrics, &ctl_completion, &ctl_doctor, &ctl_drivers, &ctl_log_level, &ctl_version,
+	&ctl_metrics, &ctl_completion, &ctl_doctor, &ctl_drivers, &ctl_config, &ctl_log_level, &ctl_version,
 	&ctl_shutdown, NULL,
 };
 

@@ -24,7 +24,7 @@ enum ctl_exit {
 extern const struct verb ctl_export, ctl_unexport;
 extern const struct verb ctl_list, ctl_stats, ctl_attach, ctl_detach, ctl_pause, ctl_unpause, ctl_set,
 	ctl_snapshot, ctl_swap, ctl_resize, ctl_flush, ctl_events, ctl_metrics, ctl_top, ctl_trace, ctl_check, ctl_save, ctl_load,
-	ctl_completion, ctl_doctor, ctl_drivers, ctl_log_level, ctl_version, ctl_shutdown;
+	ctl_completion, ctl_doctor, ctl_drivers, ctl_config, ctl_log_level, ctl_version, ctl_shutdown;
 
 /* What all of it is made of. */
 extern const struct program ctl_program;

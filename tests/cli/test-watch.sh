@@ -14,15 +14,25 @@ if script --version >/dev/null 2>&1; then
 		fail "a terminal is not told what is waited for"
 fi
 
+# On a terminal tables; else one header, and a line for each disk and interval.
+if script --version >/dev/null 2>&1; then
+	script -qec "timeout 3 '$ringdisk' -s '$sock' stats --watch 0.3" "$tmp/typescript" </dev/null >/dev/null || true
+	[ "$(grep -c '^DISK ' "$tmp/typescript")" -ge 2 ] || fail "no tables on a terminal"
+	grep -Eq '^5/xvda +0 +0 B +- ' "$tmp/typescript" || fail "no rates on a terminal"
+fi
 "$ringdisk" -s "$sock" stats --watch 0.1 >"$tmp/watch" &
 watcher=$!
 cleanup stop "$watcher"
-several_tables()
+several_lines()
 {
-	[ "$(grep -c '^DISK ' "$tmp/watch")" -ge 3 ]
+	[ "$(grep -c ' 5/xvda ' "$tmp/watch")" -ge 3 ]
 }
-wait_for 10 several_tables
-grep -Eq '^5/xvda +0 +0 B +- ' "$tmp/watch" || fail "no rates"
+wait_for 10 several_lines
+same "header" "TIME DISK READS READ_BYTES READ_P50 READ_P99 WRITES WRITE_BYTES WRITE_P50 WRITE_P99 FLUSHES ERRORS" \
+	"$(sed -n 1p "$tmp/watch")"
+same "headers" 1 "$(grep -c '^TIME' "$tmp/watch")"
+awk 'NR > 1 && (NF != 12 || $1 !~ /^[0-9]+\.[0-9][0-9][0-9]$/ || $2 !~ /\//) { print; bad = 1 } END { exit bad }' "$tmp/watch" ||
+	fail "lines that are none"
 # It ends with the daemon.
 ctl 0 shutdown
 status=0
