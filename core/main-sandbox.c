@@ -106,8 +106,29 @@ static int add_special(scmp_filter_ctx ctx, const struct config *config)
 	r |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(clone), 1,
 			      SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD, CLONE_THREAD));
 	r |= seccomp_rule_add(ctx, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
-	/* Not the terminal's input: whoever reads it may be root's shell. */
-	r |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_NE, TIOCSTI));
+	/* All but what refuse_typing() has refused. */
+	r |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 0);
+	return r;
+}
+
+/*
+ * Not the terminal's input: whoever reads it may be root's shell. A filter of its own, as a list of what is allowed
+ * can leave out one number, but not all of which the kernel takes only the lower half.
+ */
+static int refuse_typing(void)
+{
+	static const unsigned typing[] = { TIOCSTI, TIOCLINUX };
+	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_ALLOW);
+	int r = 0;
+
+	if (!ctx)
+		return -ENOMEM;
+	for (size_t i = 0; i < ARRAY_SIZE(typing); i++)
+		r |= seccomp_rule_add(ctx, SECCOMP_DEFAULT, SCMP_SYS(ioctl), 1,
+				      SCMP_A1(SCMP_CMP_MASKED_EQ, UINT32_MAX, typing[i]));
+	if (!r)
+		r = seccomp_load(ctx);
+	seccomp_release(ctx);
 	return r;
 }
 
@@ -126,6 +147,9 @@ static int restrict_calls(const struct config *config)
 			r |= seccomp_rule_add(ctx, SCMP_ACT_ALLOW, nr, 0);
 	}
 	r |= add_special(ctx, config);
+	/* First, as what loads filters is not on the list. */
+	if (!r)
+		r = refuse_typing();
 	if (!r)
 		r = seccomp_load(ctx);
 	seccomp_release(ctx);

@@ -54,7 +54,7 @@ fi
 
 # Without: the attempts are real ones.
 start off || fail "does not start: $(cat "$tmp/err")"
-for what in execve fork ptrace socket "read=$tmp/outside/secret" "make=$tmp/outside/made"; do
+for what in execve fork ptrace socket terminal "read=$tmp/outside/secret" "make=$tmp/outside/made"; do
 	tries "$what" 'went through'
 done
 finish
@@ -66,7 +66,7 @@ if [ "$status" != 0 ]; then
 	grep -E 'sandbox=on, but .*(not supported|not implemented|Not supported)' "$tmp/err" || fail "$(cat "$tmp/err")"
 	skip "this kernel has no Landlock, or this build no libseccomp"
 fi
-for what in execve fork ptrace socket; do
+for what in execve fork ptrace socket terminal; do
 	tries "$what" 'Operation not permitted'
 done
 tries "read=$tmp/outside/secret" 'Permission denied'
