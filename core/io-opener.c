@@ -77,7 +77,7 @@ union fd_room {
 	struct cmsghdr align;
 };
 
-static int send_packet(int sock, const void *data, size_t len, const int *fd, unsigned nfds)
+static int send_packet(int sock, const void *data, size_t len, const int *fd, unsigned nfds, int flags)
 {
 	struct iovec iov = { .iov_base = (void *)(uintptr_t)data, .iov_len = len };
 	union fd_room room = { { 0 } };
@@ -96,7 +96,7 @@ static int send_packet(int sock, const void *data, size_t len, const int *fd, un
 		memcpy(CMSG_DATA(c), fd, nfds * sizeof(int));
 	}
 	do
-		n = sendmsg(sock, &msg, MSG_NOSIGNAL);
+		n = sendmsg(sock, &msg, flags | MSG_NOSIGNAL);
 	while (n < 0 && errno == EINTR);
 	return n < 0 ? -errno : 0;
 }
@@ -350,7 +350,8 @@ static void serve_one(struct request *rq, int answer, int found)
 	reply.error = r < 0 ? r : 0;
 	if (r >= 0 && rq->op != OP_REMOVE && rq->op != OP_SYNC)
 		fd = r;
-	send_packet(answer, &reply, sizeof(reply), &fd, fd >= 0);
+	/* There is room, unless somebody wants to keep us here. */
+	send_packet(answer, &reply, sizeof(reply), &fd, fd >= 0, MSG_DONTWAIT);
 }
 
 static void serve(int sock)
@@ -501,7 +502,7 @@ static int ask(const struct request *rq, int found, char *why, size_t len)
 		return -errno;
 	fd[0] = pair[1];
 	fd[1] = found;
-	r = send_packet(opener.sock, rq, sizeof(*rq), fd, found >= 0 ? 2 : 1);
+	r = send_packet(opener.sock, rq, sizeof(*rq), fd, found >= 0 ? 2 : 1, 0);
 	close(pair[1]);
 	if (r) {
 		close(pair[0]);

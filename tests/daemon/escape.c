@@ -1,10 +1,13 @@
 /*
- * A driver that tries what none should, for test-sandbox.sh, which compiles it: "escape:execve" and so on. The
- * result is in the message of the failed open: what the attempt ended with, "went through" if it did.
+ * A driver that tries what none should, for test-sandbox.sh and test-opener.sh, which compile it: "escape:execve" and
+ * so on. The result is in the message of the failed open: what the attempt ended with, "went through" if it did.
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <ringdisk/driver.h>
+#include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/ptrace.h>
@@ -60,6 +63,87 @@ static int try_terminal(void)
 	return -errno;
 }
 
+/* The opener's socket (core/io-opener.c), which is the only one of its kind; and what goes over it. */
+static int opener_socket(void)
+{
+	for (int fd = 3; fd < 1024; fd++) {
+		int type = 0;
+		socklen_t len = sizeof(type);
+
+		if (!getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) && type == SOCK_SEQPACKET)
+			return fd;
+	}
+	return -1;
+}
+
+static int ask_opener(const char *path, int mode, int answer)
+{
+	static struct {
+		uint32_t op;
+		int32_t mode;
+		char path[PATH_MAX], rest[PATH_MAX];
+	} rq;
+	union {
+		char bytes[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr align;
+	} room = { { 0 } };
+	struct iovec iov = { &rq, sizeof(rq) };
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &room, .msg_controllen = sizeof(room) };
+	struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
+
+	rq.op = 1;
+	rq.mode = mode;
+	snprintf(rq.path, sizeof(rq.path), "%s", path);
+	*c = (struct cmsghdr){ .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof(int)) };
+	memcpy(CMSG_DATA(c), &answer, sizeof(int));
+	return sendmsg(opener_socket(), &msg, 0) < 0 ? -errno : 0;
+}
+
+/* Many requests whose answers nobody takes, from a socket that is full. */
+static int try_flood(void)
+{
+	char fill[512] = { 0 };
+	int pair[2], r = 0;
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair))
+		return -errno;
+	while (send(pair[1], fill, sizeof(fill), MSG_DONTWAIT) > 0)
+		;
+	for (int i = 0; i < 40 && !r; i++)
+		r = ask_opener("/nowhere", O_RDONLY, pair[1]);
+	close(pair[1]);
+	return r; /* the other end stays open */
+}
+
+/* A descriptor with which one can write? */
+static int try_opener(const char *path)
+{
+	union {
+		char bytes[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr align;
+	} room;
+	int32_t reply[256] = { 0 };
+	struct iovec iov = { reply, sizeof(reply) };
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &room, .msg_controllen = sizeof(room) };
+	int pair[2], fd, r;
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair))
+		return -errno;
+	r = ask_opener(path, O_RDWR, pair[1]);
+	close(pair[1]);
+	if (!r && recvmsg(pair[0], &msg, 0) <= 0)
+		r = -EPROTO;
+	close(pair[0]);
+	if (r || reply[0])
+		return r ? r : reply[0];
+	if (!msg.msg_controllen)
+		return -EPROTO;
+	memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&msg)), sizeof(fd));
+	r = (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDONLY ? -EROFS : 0;
+	close(fd);
+	return r;
+}
+
 static int try_open(const char *path, int flags)
 {
 	int fd = open(path, flags | O_CLOEXEC, 0600);
@@ -81,6 +165,10 @@ static int try(const char *what)
 		return try_socket();
 	if (!strcmp(what, "terminal"))
 		return try_terminal();
+	if (!strcmp(what, "flood"))
+		return try_flood();
+	if (!strncmp(what, "opener=", 7))
+		return try_opener(what + 7);
 	if (!strncmp(what, "read=", 5))
 		return try_open(what + 5, O_RDONLY);
 	return !strncmp(what, "make=", 5) ? try_open(what + 5, O_WRONLY | O_CREAT) : -EINVAL;
