@@ -242,8 +242,11 @@ static int do_open(const struct request *rq, int found, struct reply *reply)
 	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
 		return refuse(reply, -EINVAL, "is %s; only files and block devices can be used",
 			      S_ISDIR(st.st_mode) ? "a directory" : "something else");
+	/* Who does not want a device for himself only looks at it: others may have it mounted. */
 	if (!S_ISBLK(st.st_mode))
 		mode &= ~O_EXCL;
+	else if (!(mode & O_EXCL))
+		mode = (mode & ~O_ACCMODE) | O_RDONLY;
 	snprintf(name, sizeof(name), "/proc/self/fd/%d", path_fd);
 	do
 		fd = open(name, mode);

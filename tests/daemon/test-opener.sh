@@ -1,5 +1,6 @@
 #!/bin/bash
-# What a daemon gone bad can ask of the process that opens its images, on its socket: no crowd of root's processes.
+# What a daemon gone bad can ask of the process that opens its images, on its socket: neither a crowd of root's processes,
+# nor to write to a device that is in use.
 . "${srcdir:-.}/functions.sh"
 
 require_root
@@ -15,10 +16,12 @@ mkdir "$base/run" "$base/drivers" "$base/images"
 cp "$drivers"/*.so "$base/drivers/"
 "${cc[@]}" -shared -fPIC -o "$base/drivers/escape.so" -I "$top_srcdir/core/include" "$srcdir/daemon/escape.c"
 chown nobody "$base/run"
-truncate -s 8M "$base/images/a.img"
+truncate -s 8M "$base/images/a.img" "$base/device.img"
+loop=$(losetup --find --show "$base/device.img" 2>"$tmp/losetup") || loop=
+[ -z "$loop" ] || cleanup losetup -d "$loop"
 
 sock=$base/run/ctl
-"$ringdiskd" -f --hyp=loopback --user=nobody --image-directories="$base/images" --loopback-socket="$base/run/hyp" \
+"$ringdiskd" -f --hyp=loopback --user=nobody --image-directories="$base/images:/dev" --loopback-socket="$base/run/hyp" \
 	--control-socket="$sock" --driver-dir="$base/drivers" 2>"$tmp/err" &
 daemon=$!
 cleanup stop "$daemon" KILL
@@ -44,4 +47,30 @@ nobody_left()
 }
 wait_for 10 nobody_left
 
+if [ -z "$loop" ]; then
+	echo "no loop device here: $(cat "$tmp/losetup")"
+else
+	# Somebody has it, as a mounted file system has; who asks nicely is told, and who does not cannot write.
+	mkfifo "$tmp/go"
+	python3 -c 'import os, sys
+fd = os.open(sys.argv[1], os.O_RDWR | os.O_EXCL)
+print("held", flush=True)
+open(sys.argv[2]).read()' "$loop" "$tmp/go" >"$tmp/holder" 2>&1 &
+	holder=$!
+	cleanup stop "$holder" KILL
+	wait_for 10 grep -q held "$tmp/holder"
+	tries "opener=$loop" 'Read-only file system'
+	echo >"$tmp/go"
+	wait "$holder"
+	# For the daemon all works as it did.
+	timeout 60 "$ringdisk" export "raw:$loop" --socket "$sock" >/dev/null
+	size=$(python3 -c 'import sys
+sys.path.insert(0, sys.argv[1])
+from nbdclient import Client
+c = Client(sys.argv[2], "nbd/0")
+c.write(0, b"x" * 4096)
+c.flush()
+print(c.size)' "$srcdir/nbd" "$base/run/nbd/sock" 2>&1) || fail "writing to $loop: $size"
+	same "size of $loop" 8388608 "$size"
+fi
 stop "$daemon"
