@@ -1173,21 +1173,39 @@ static void apply_locked(struct device *dev)
 		nbd_export_apply(dev->export, &dev->settings);
 }
 
+/* What the params string that is taken into use says of settings; what others have set meanwhile stays. */
+struct new_settings {
+	struct settings before, after;
+};
+
+static void take_new_locked(struct device *dev, const struct new_settings *new)
+{
+	lock_assert_held(&dev->lock);
+	for (unsigned key = 0; key < SET_NKEYS; key++) {
+		if (new->after.value[key] == new->before.value[key] && new->after.origin[key] == new->before.origin[key])
+			continue;
+		if (dev->settings.origin[key] > new->after.origin[key])
+			continue;
+		dev->settings.value[key] = new->after.value[key];
+		dev->settings.origin[key] = new->after.origin[key];
+	}
+}
+
 /* Take the new image into use; the old one is closed. */
 static void adopt(struct device *dev, struct connection *c, struct image *image,
-		  struct params *parsed, const struct settings *settings, char *params)
+		  struct params *parsed, const struct new_settings *new, char *params)
 {
 	struct dev_geometry g;
 
-	geometry_of(dev, img_info(image), settings, &g);
-	c->settings.value[SET_CACHE] = settings->value[SET_CACHE];
+	geometry_of(dev, img_info(image), &new->after, &g);
+	c->settings.value[SET_CACHE] = new->after.value[SET_CACHE];
 	lock_acquire(&dev->lock);
 	c->shared->image = image;
 	params_free(&dev->parsed);
 	dev->parsed = *parsed;
 	free(dev->params);
 	dev->params = params;
-	dev->settings = *settings;
+	take_new_locked(dev, new);
 	apply_locked(dev);
 	if (dev->conn) {
 		dev->geometry.sectors = g.sectors;
@@ -1268,7 +1286,7 @@ static int open_new(struct device *dev, const struct params *parsed, const struc
 
 /* Parse what is to be swapped to.  params is the caller's to free. */
 static int take_new_params(struct device *dev, const char *string, struct params *parsed,
-			   struct settings *settings, char **copy)
+			   struct new_settings *new, char **copy)
 {
 	int err;
 
@@ -1279,7 +1297,8 @@ static int take_new_params(struct device *dev, const char *string, struct params
 	*copy = strdup(string);
 	if (!*copy)
 		return -ENOMEM;
-	err = take_params(dev, string, parsed, settings);
+	new->before = new->after = settings_now(dev);
+	err = take_params(dev, string, parsed, &new->after);
 	if (err)
 		free(*copy);
 	return err;
@@ -1290,18 +1309,18 @@ static int swap_image(struct device *dev, struct connection *c, const char *stri
 		      const struct overlay *overlay)
 {
 	uint64_t size = c->shared->image ? img_info(c->shared->image)->size : 0;
-	struct settings settings = settings_now(dev);
 	struct image *image = NULL;
+	struct new_settings new;
 	struct params parsed;
 	char *copy;
-	int err = take_new_params(dev, string, &parsed, &settings, &copy);
+	int err = take_new_params(dev, string, &parsed, &new, &copy);
 
 	if (err)
 		return err;
 	close_old(c);
-	err = open_new(dev, &parsed, &settings, overlay, size, 0, &image);
+	err = open_new(dev, &parsed, &new.after, overlay, size, 0, &image);
 	if (!err) {
-		adopt(dev, c, image, &parsed, &settings, copy);
+		adopt(dev, c, image, &parsed, &new, copy);
 		return 0;
 	}
 	params_free(&parsed);
@@ -1378,12 +1397,12 @@ int dev_unpause(struct device *dev, const char *params)
 /* No guest has it: the new image is looked at, and is what the next connection opens. */
 static int swap_idle(struct device *dev, const char *string, const struct overlay *overlay)
 {
-	struct settings settings = settings_now(dev);
 	struct image *image = NULL;
+	struct new_settings new;
 	struct params parsed;
 	uint64_t size = 0;
 	char *copy;
-	int err = take_new_params(dev, string, &parsed, &settings, &copy);
+	int err = take_new_params(dev, string, &parsed, &new, &copy);
 
 	if (err)
 		return err;
@@ -1391,7 +1410,7 @@ static int swap_idle(struct device *dev, const char *string, const struct overla
 	if (overlay)
 		err = dev_size(dev, &size);
 	if (!err)
-		err = open_new(dev, &parsed, &settings, overlay, size, RD_OPEN_PROBE, &image);
+		err = open_new(dev, &parsed, &new.after, overlay, size, RD_OPEN_PROBE, &image);
 	if (err) {
 		params_free(&parsed);
 		free(copy);
@@ -1403,7 +1422,7 @@ static int swap_idle(struct device *dev, const char *string, const struct overla
 	dev->parsed = parsed;
 	free(dev->params);
 	dev->params = copy;
-	dev->settings = settings;
+	take_new_locked(dev, &new);
 	lock_release(&dev->lock);
 	return 0;
 }
@@ -1974,10 +1993,12 @@ int dev_check(struct device *dev, const struct rd_progress *progress, struct rd_
 
 /* --- settings of how the image is opened ----------------------------------------------------------------------- */
 
-static void put_settings(struct device *dev, const struct settings *settings)
+/* Only what was set: others may have set something else meanwhile. */
+static void put_cache(struct device *dev, const struct settings *settings)
 {
 	LOCK_SCOPE(&dev->lock);
-	dev->settings = *settings;
+	dev->settings.value[SET_CACHE] = settings->value[SET_CACHE];
+	dev->settings.origin[SET_CACHE] = settings->origin[SET_CACHE];
 }
 
 static int reopen(struct device *dev, struct connection *c, const struct settings *before)
@@ -1989,7 +2010,7 @@ static int reopen(struct device *dev, struct connection *c, const struct setting
 	close_old(c);
 	err = open_image(dev, &dev->parsed, &settings, 0, &image);
 	if (err) {
-		put_settings(dev, before);
+		put_cache(dev, before);
 		reopen_old(dev, c);
 		return err;
 	}
@@ -2013,7 +2034,7 @@ int dev_set_reopen(struct device *dev, const char *key, const char *value, char 
 	if (!rc && !paused)
 		rc = hold(dev, c);
 	if (rc) {
-		put_settings(dev, &before);
+		put_cache(dev, &before);
 		if (rc == -EBUSY)
 			dev_error(dev, err, errlen);
 		else

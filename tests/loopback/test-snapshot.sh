@@ -153,6 +153,27 @@ same "not swapped" "connected raw:$tmp/s2.img" "$(image 8/xvda)"
 works 8/xvda
 ctl 0 list 8/xvda
 says out "32 MiB"
+
+# What is set while a swap takes its time is still set when it is done.
+stands()
+{
+	local before
+	before=$(requests 8/xvda)
+	sleep 0.2
+	[ "$(requests 8/xvda)" = "$before" ]
+}
+ctl 0 swap 8/xvda "delay,hang=close,release=$tmp/go:raw:$tmp/s2.img"
+works 8/xvda
+"$ringdisk" -s "$sock" swap 8/xvda "raw,bps=500M:$tmp/s2.img" >"$tmp/swap" 2>&1 &
+swap=$!
+cleanup stop "$swap"
+wait_for 20 stands
+ctl 0 set 8/xvda iops=54321
+touch "$tmp/go"
+wait "$swap" || fail "swap: $(cat "$tmp/swap")"
+setting 8/xvda iops 54321 set
+setting 8/xvda bps "(500M|524288000)" params
+works 8/xvda
 kill -INT "$guest"
 wait "$guest" || true
 ! grep -Eqi 'error' "$tmp/bench" || fail "the guest: $(cat "$tmp/bench")"
