@@ -486,6 +486,9 @@ int dev_create(const struct dev_spec *spec, struct device **out)
 
 	if (!dev)
 		return -ENOMEM;
+	/* Before anybody can find it.  A bad string is an error of the device that the administrator should see, not of
+	 * its making. */
+	take_params(dev, spec->params, &dev->parsed, &dev->settings);
 	lock_acquire(&tab.lock);
 	tab.alive++;
 	if (find_locked(spec->domid, spec->vdev))
@@ -503,8 +506,6 @@ int dev_create(const struct dev_spec *spec, struct device **out)
 	if (dev->shm)
 		dev->stats.shm = shm_counters(dev->shm);
 	event_emit(EVENT_ATTACH, dev->name, 0, "%s", spec->params);
-	/* A bad string is an error of the device that the administrator should see, not of its making. */
-	take_params(dev, spec->params, &dev->parsed, &dev->settings);
 	export_if_wanted(dev);
 	*out = dev;
 	return 0;
