@@ -252,19 +252,36 @@ static void unpause_job(struct device *dev, void *arg)
 	finish_job(req, dev, dev_unpause(dev, admin_string(req, "params")));
 }
 
-void admin_on_strand(struct admin_request *req, void (*fn)(struct device *dev, void *arg))
+static void strand_job(struct device *dev, void *arg)
 {
-	struct device *dev = admin_find_disk(req);
+	struct admin_request *req = arg;
+
+	/* What stood before us may have been a detach, of another administrator or of the toolstack. */
+	if (dev_is_listed(dev))
+		req->on_strand(dev, req);
+	else
+		fail_no_disk(req, dev_name(dev));
+}
+
+void admin_submit(struct admin_request *req, struct device *dev, void (*fn)(struct device *dev, void *arg))
+{
 	int err;
 
-	if (!dev)
-		return;
 	log_request(req, dev_name(dev));
-	err = dev_submit(dev, fn, req);
+	req->on_strand = fn;
+	err = dev_submit(dev, strand_job, req);
 	if (err)
 		admin_fail(req, code_of(err), dev_name(dev), NULL, "cannot %s %s: %s", req->verb->name,
 		           dev_name(dev), strerror(-err));
 	dev_put(dev);
+}
+
+void admin_on_strand(struct admin_request *req, void (*fn)(struct device *dev, void *arg))
+{
+	struct device *dev = admin_find_disk(req);
+
+	if (dev)
+		admin_submit(req, dev, fn);
 }
 
 static void verb_pause(struct admin_request *req)

@@ -101,6 +101,7 @@ struct admin_request {
 	pid_t pid;
 	/* the owner's */
 	struct pool_job job;
+	void (*on_strand)(struct device *dev, void *arg);
 	json_t *result, *error;
 	bool subscribe;
 	uint64_t events_at; /* the first it will get */
@@ -128,8 +129,10 @@ bool admin_given(const struct admin_request *req, const char *name);
 
 /* The disk that the parameter "disk" names, with a reference; NULL: the request has been answered. */
 struct device *admin_find_disk(struct admin_request *req);
-/* Hand the request to the strand of its disk. */
+/* Hand the request to the strand of its disk. There it is answered without fn if the disk has gone meanwhile. */
 void admin_on_strand(struct admin_request *req, void (*fn)(struct device *dev, void *arg));
+/* The same for a disk in hand; takes that reference. */
+void admin_submit(struct admin_request *req, struct device *dev, void (*fn)(struct device *dev, void *arg));
 /* Call fn for that disk, or for all if none is named. False: the request has been answered. */
 bool admin_each_disk(struct admin_request *req, void (*fn)(struct device *dev, void *arg), void *arg);
 

@@ -72,18 +72,6 @@ static void unexport_job(struct device *dev, void *arg)
 		admin_reply(req, json_pack("{s:s}", "disk", dev_name(dev)));
 }
 
-static void submit(struct admin_request *req, struct device *dev, void (*job)(struct device *dev, void *arg))
-{
-	int err;
-
-	log_info(LOG_ADMIN, "%s %s by uid %u, pid %d", req->verb->name, dev_name(dev), (unsigned)req->uid,
-	         (int)req->pid);
-	err = dev_submit(dev, job, req);
-	if (err)
-		fail(req, dev, err);
-	dev_put(dev);
-}
-
 static void export_image(struct admin_request *req, const char *params)
 {
 	struct settings settings;
@@ -95,7 +83,7 @@ static void export_image(struct admin_request *req, const char *params)
 	if (err)
 		admin_fail(req, ADMIN_E_FAILED, "params", NULL, "cannot export %.200s: %s", params, strerror(-err));
 	else
-		submit(req, dev, export_job);
+		admin_submit(req, dev, export_job);
 }
 
 void admin_verb_export(struct admin_request *req)
@@ -113,13 +101,10 @@ void admin_verb_export(struct admin_request *req)
 	}
 	dev = admin_find_disk(req);
 	if (dev)
-		submit(req, dev, export_job);
+		admin_submit(req, dev, export_job);
 }
 
 void admin_verb_unexport(struct admin_request *req)
 {
-	struct device *dev = admin_find_disk(req);
-
-	if (dev)
-		submit(req, dev, unexport_job);
+	admin_on_strand(req, unexport_job);
 }

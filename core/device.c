@@ -356,6 +356,12 @@ void dev_for_each(void (*fn)(struct device *dev, void *arg), void *arg)
 	free(all);
 }
 
+bool dev_is_listed(struct device *dev)
+{
+	LOCK_SCOPE(&tab.lock);
+	return !list_empty(&dev->node);
+}
+
 /* --- errors ----------------------------------------------------------------------------------------- */
 
 void dev_set_error(struct device *dev, const char *fmt, ...)

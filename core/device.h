@@ -95,6 +95,8 @@ void dev_for_each(void (*fn)(struct device *dev, void *arg), void *arg);
 int dev_create(const struct dev_spec *spec, struct device **dev);
 /* [strand] Disconnects if need be, drops it from the table (and the table's reference). */
 void dev_destroy(struct device *dev);
+/* Not destroyed yet: on its strand that stays so until the caller returns. */
+bool dev_is_listed(struct device *dev);
 
 /* Queue fn(dev, arg) on the device's strand; a reference is held until it returned. */
 int dev_submit(struct device *dev, void (*fn)(struct device *dev, void *arg), void *arg);

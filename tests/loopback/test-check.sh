@@ -79,3 +79,41 @@ echo '{"disks": 1}' >"$tmp/other.json"
 ctl 1 load "$tmp/other.json"
 says err "this is not what 'ringdisk save' writes"
 ctl 1 load "$tmp/missing.json"
+
+# What stands behind a detach on the disk's strand finds no disk: it makes no snapshot, resizes nothing, and exports
+# nothing that would outlive it.
+truncate -s 1M "$tmp/d.img"
+ctl 0 attach 7 xvdd "delay,open-ms=50:raw:$tmp/d.img"
+python3 - "$sock" <<'END' || fail "behind a detach"
+import json, socket, sys, threading
+def connect():
+    s = socket.socket(socket.AF_UNIX)
+    s.settimeout(100)
+    s.connect(sys.argv[1])
+    return s, s.makefile("r", encoding="utf-8")
+def send(s, method, **params):
+    s.sendall(json.dumps({"jsonrpc": "2.0", "id": method, "method": method, "params": params}).encode() + b"\n")
+def detach():
+    s, f = connect()
+    send(s, "detach", disk="7/xvdd")
+    assert "result" in json.loads(f.readline())
+s, f = connect()
+sent, running, exported, gone = 0, 0, 0, False
+thread = threading.Thread(target=detach)
+# Always many in the queue, for they take their time, so that some stand behind what ends the disk.
+while running or not gone:
+    while running < 14 and not gone:
+        send(s, "export" if sent % 2 else "resize", disk="7/xvdd")
+        sent += 1
+        running += 1
+    answer = json.loads(f.readline())
+    running -= 1
+    if answer["id"] == "export" and "result" in answer:
+        exported += 1
+        if exported == 1:
+            thread.start()
+    gone = gone or answer.get("error", {}).get("data", {}).get("what") == "no-such-disk"
+thread.join()
+assert exported == 1, f"exported {exported} times"
+END
+[ ! -e "$tmp/nbd/7-xvdd" ] || fail "the socket of a disk that has gone"

@@ -172,6 +172,12 @@ static void submitted_run(struct pool_job *job)
 	free(submitted);
 }
 
+bool dev_is_listed(struct device *dev)
+{
+	(void)dev;
+	return true;
+}
+
 int dev_submit(struct device *dev, void (*fn)(struct device *dev, void *arg), void *arg)
 {
 	struct submitted *submitted;
