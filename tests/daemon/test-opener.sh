@@ -64,7 +64,7 @@ open(sys.argv[2]).read()' "$loop" "$tmp/go" >"$tmp/holder" 2>&1 &
 	wait "$holder"
 	# For the daemon all works as it did.
 	timeout 60 "$ringdisk" export "raw:$loop" --socket "$sock" >/dev/null
-	size=$(python3 -c 'import sys
+	size=$(PYTHONDONTWRITEBYTECODE=1 python3 -c 'import sys
 sys.path.insert(0, sys.argv[1])
 from nbdclient import Client
 c = Client(sys.argv[2], "nbd/0")
