@@ -16,6 +16,7 @@
 #include "guest.h"
 #include "log.h"
 #include "pool.h"
+#include "shm.h"
 #include "stub-device.h"
 #include "xenbus-store.h"
 #include "xenbus.h"
@@ -784,6 +785,33 @@ static void mode_and_flags(void **state)
 	assert_false(exists(f, be(f, "discard-granularity")));
 }
 
+/* xentop and XAPI look for a disk's counters in DIR/td3-PID, by the PID that is in the store. */
+static void statistics_are_found(void **state)
+{
+	struct fixture *f = *state;
+	char dir[] = "/tmp/test-xenbus.XXXXXX", path[64], pid[16];
+
+	start(f, CLAIM_ALL);
+	attach(f, "raw:/img", "w", NULL);
+	wait_be(f, 2);
+	assert_false(exists(f, be(f, "kthread-pid")));
+	guest_rm(f->tool, HYP_TXN_NONE, be(f, ""));
+	WAIT(stub_count() == 0);
+
+	assert_non_null(mkdtemp(dir));
+	assert_int_equal(shm_set_dir(dir), 0);
+	snprintf(pid, sizeof(pid), "%d", (int)getpid());
+	snprintf(path, sizeof(path), "%s/td3-%s", dir, pid);
+	attach(f, "raw:/img", "w", NULL);
+	wait_be(f, 2);
+	is(f, be(f, "kthread-pid"), pid);
+	assert_int_equal(access(path, X_OK), 0);
+	guest_rm(f->tool, HYP_TXN_NONE, be(f, ""));
+	WAIT(stub_count() == 0);
+	shm_end();
+	assert_int_equal(rmdir(dir), 0); /* nothing is left in it */
+}
+
 static void settings_of_a_disk(void **state)
 {
 	struct fixture *f = *state;
@@ -1278,6 +1306,7 @@ int main(void)
 		CASE(resize, setup),
 		CASE(another_image, setup),
 		CASE(mode_and_flags, setup),
+		CASE(statistics_are_found, setup_stopped),
 		CASE(settings_of_a_disk, setup_stopped),
 		CASE(identity_is_the_path, setup),
 		CASE(opaque_claim, setup_stopped),
