@@ -72,6 +72,17 @@ static void unexport_job(struct device *dev, void *arg)
 		admin_reply(req, json_pack("{s:s}", "disk", dev_name(dev)));
 }
 
+/* As a disk of a guest has them: of the file, by its name and params. */
+static void follow_rules(struct device *dev)
+{
+	const struct admin_config *config = admin_config_get();
+	struct settings_rules *rules = config->rules ? config->rules() : NULL;
+
+	if (rules)
+		dev_reload(dev, rules);
+	settings_rules_free(rules);
+}
+
 static void export_image(struct admin_request *req, const char *params)
 {
 	struct settings settings;
@@ -82,8 +93,10 @@ static void export_image(struct admin_request *req, const char *params)
 	err = dev_create_export(params, !admin_bool(req, "read_only"), &settings, &dev);
 	if (err)
 		admin_fail(req, ADMIN_E_FAILED, "params", NULL, "cannot export %.200s: %s", params, strerror(-err));
-	else
-		admin_submit(req, dev, export_job);
+	if (err)
+		return;
+	follow_rules(dev);
+	admin_submit(req, dev, export_job);
 }
 
 void admin_verb_export(struct admin_request *req)

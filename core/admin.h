@@ -15,6 +15,7 @@
 
 struct pool;
 struct json_t;
+struct settings_rules;
 
 /*
  * What the verbs need of parts that this one does not know; main joins them (xenbus_attach,
@@ -35,6 +36,8 @@ struct admin_config {
 	const char *hyp;             /* "xen", "loopback": for the verb "version" */
 	struct pool *control;        /* attach and detach run here */
 	struct pool *workers;        /* for the verb "stats"; may be NULL */
+	/* The rules for new disks, a reference; any thread.  NULL: there are none. */
+	struct settings_rules *(*rules)(void);
 	/* The verb "config": its answer, the caller's; any thread, at once.  NULL: there is none. */
 	struct json_t *(*config)(void);
 	struct admin_store_ops store;

@@ -23,10 +23,13 @@
 #include <dirent.h>
 #include <errno.h>
 #include <getopt.h>
+#include <grp.h>
 #include <ini.h>
 #include <limits.h>
+#include <pwd.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define DEFAULT_FILE    SYSCONFDIR "/ringdisk/ringdisk.conf"
@@ -894,6 +897,55 @@ static int check_workers(const struct config *config, FILE *errors)
 	return -EINVAL;
 }
 
+/* --- does it fit the host: --check-config ----------------------------------------------------- */
+
+static void say_of(const struct config *config, const char *name, FILE *errors, const char *kind, const char *value,
+		   const char *what)
+{
+	const char *from = from_of(config, name);
+
+	fprintf(errors, "%s: %s%s: %s %s\n", !from || from[0] == 'c' ? "ringdiskd" : from, kind, name, value, what);
+}
+
+/* A disk may be mounted there later: no error. */
+static void check_dirs(const struct config *config, const char *name, const char *dirs, FILE *errors)
+{
+	CLEANUP_FREE char *copy = strdup(dirs && from_of(config, name) ? dirs : "");
+	char *save = NULL;
+	struct stat st;
+
+	for (char *dir = copy ? strtok_r(copy, ":", &save) : NULL; dir; dir = strtok_r(NULL, ":", &save)) {
+		if (stat(dir, &st))
+			say_of(config, name, errors, "warning: ", dir, strerror(errno));
+		else if (!S_ISDIR(st.st_mode))
+			say_of(config, name, errors, "warning: ", dir, "is no directory");
+	}
+}
+
+/* What the daemon would not start with is an error. */
+static int check_host(const struct config *config, FILE *errors)
+{
+	struct stat st;
+	int err = 0;
+
+	if (config->user && !getpwnam(config->user)) {
+		say_of(config, "user", errors, "", config->user, "is no user of this host");
+		err = -EINVAL;
+	}
+	if (config->control_group && !getgrnam(config->control_group)) {
+		say_of(config, "control-group", errors, "", config->control_group, "is no group of this host");
+		err = -EINVAL;
+	}
+	if (from_of(config, "driver-dir") && (stat(config->driver_dir, &st) || !S_ISDIR(st.st_mode))) {
+		say_of(config, "driver-dir", errors, "", config->driver_dir, "is no directory");
+		err = -EINVAL;
+	}
+	check_dirs(config, "image-directories", config->image_dirs, errors);
+	check_dirs(config, "backing-dirs", config->backing_dirs, errors);
+	check_dirs(config, "redo-dir", config->redo_dir, errors);
+	return err;
+}
+
 static int check_metrics(const struct config *config, FILE *errors)
 {
 	char err[ERR_LEN];
@@ -923,6 +975,8 @@ int config_load(struct config *config, int argc, char **argv, FILE *errors)
 		err = -EINVAL;
 	if (!err)
 		err = check_metrics(config, errors);
+	if (config->action == CONFIG_CHECK && check_host(config, errors))
+		err = -EINVAL;
 	return err;
 }
 

@@ -34,6 +34,7 @@ const char *event_name(enum event_type type)
 		[EVENT_RESIZE] = "resize",   [EVENT_ERROR] = "error",
 		[EVENT_WAIT] = "wait",       [EVENT_GAVE_UP] = "gave-up",
 		[EVENT_SLOW] = "slow",       [EVENT_IMAGE] = "image",
+		[EVENT_CLIENT] = "client",   [EVENT_CLIENT_GONE] = "client-gone",
 	};
 
 	return name[type];

@@ -29,6 +29,8 @@ enum event_type {
 	EVENT_GAVE_UP,    /* they have been answered with errors */
 	EVENT_IMAGE,      /* it has another image, which the text names */
 	EVENT_SLOW,       /* a request took longer than the setting `slow` */
+	EVENT_CLIENT,     /* an NBD client uses the disk; the text says who */
+	EVENT_CLIENT_GONE,
 	EVENT_TYPES
 };
 

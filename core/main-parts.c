@@ -209,6 +209,7 @@ static int start_admin(struct parts *p)
 		.hyp = p->hyp->ops->name,
 		.control = p->control,
 		.workers = p->workers,
+		.rules = xenbus_get_rules,
 		.config = main_config_json,
 		.store = {
 			.attach = attach,

@@ -13,6 +13,7 @@
 #ifndef RD_NBD_INT_H
 #define RD_NBD_INT_H
 
+#include "events.h"
 #include "nbd.h"
 
 #include "base/bytes.h"
@@ -125,6 +126,7 @@ struct nbd_client {
 	long long option_deadline;
 	bool no_zeroes, structured, context, asked;
 	/* transmission */
+	bool told; /* of its coming, as an event */
 	struct rd_info info;
 	bool read_only;
 	struct nbd_request *receiving;
@@ -183,6 +185,8 @@ struct nbd_server {
 extern struct nbd_server nbd_srv;
 
 /* --- nbd.c */
+/* To those who follow events.  Of a client with an export. */
+void nbd_tell_client(const struct nbd_client *client, enum event_type type);
 /* [any] Let the thread look around. */
 void nbd_kick(void);
 /* Wait for len bytes more before the next step. */

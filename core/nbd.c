@@ -97,9 +97,17 @@ void nbd_drop(struct nbd_client *client, const char *why)
 	drop_output(client);
 }
 
+void nbd_tell_client(const struct nbd_client *client, enum event_type type)
+{
+	event_emit(type, client->ex->cfg.name, 0, "client %llu, pid %d, uid %u%s", (unsigned long long)client->id,
+		   (int)client->pid, (unsigned)client->uid, client->read_only ? ", read-only" : "");
+}
+
 /* Dead, and nothing of it runs. */
 static void client_free(struct nbd_client *client)
 {
+	if (client->told && client->ex)
+		nbd_tell_client(client, EVENT_CLIENT_GONE);
 	if (client->ex)
 		nbd_export_leave(client);
 	list_del(&client->node);

@@ -62,6 +62,11 @@ struct settings_rules *xb_rules_get(void)
 	return settings_rules_get(xb.config.rules);
 }
 
+struct settings_rules *xenbus_get_rules(void)
+{
+	return xb_rules_get();
+}
+
 void xenbus_set_rules(struct settings_rules *rules)
 {
 	struct settings_rules *old;

@@ -29,6 +29,8 @@ void xenbus_notify(struct device *dev, int event, void *arg);
 
 /* The rules for disks that come, from now on: takes a reference. Any thread, between start and stop. */
 void xenbus_set_rules(struct settings_rules *rules);
+/* These, a reference. */
+struct settings_rules *xenbus_get_rules(void);
 
 /* By hand, for `ringdisk attach` and `detach`: write both ends' nodes of a vbd, as the toolstack
  * would; set online=0 and state 5.  Called from the control pool; may block.  err: text. */

@@ -36,6 +36,20 @@ for where in 50-bad.conf:2 50-bad.conf:4 60-bad.conf:3; do
 done
 grep -q -e '--workers: ' "$tmp/err" || fail "no complaint about the command line: $(cat "$tmp/err")"
 rm "$conf.d"/[56]0-bad.conf
+# What stands there and does not fit this host: the daemon would not start, or might be glad of it later.
+printf '[daemon]\nuser = no-such-user-at-all\ncontrol-group = no-such-group-at-all\nimage-directories = %s:/no/such\nworkers = 70\n' \
+	"$tmp" >"$conf.d/70-host.conf"
+status=0
+"$ringdiskd" --config="$conf" --check-config 2>"$tmp/err" || status=$?
+same 'status of --check-config' 2 "$status"
+for text in '2: user: no-such-user-at-all is no user' '3: control-group: no-such-group-at-all is no group' \
+	'4: warning: image-directories: /no/such No such file' '5: workers (70) is more than max-workers (64, default)'; do
+	grep -qF "$conf.d/70-host.conf:$text" "$tmp/err" || fail "no '$text': $(cat "$tmp/err")"
+done
+printf '[daemon]\nimage-directories = /no/such\n' >"$conf.d/70-host.conf"
+"$ringdiskd" --config="$conf" --check-config 2>"$tmp/err" || fail "a warning is an error: $(cat "$tmp/err")"
+grep -q warning "$tmp/err" || fail "no warning"
+rm "$conf.d/70-host.conf"
 "$ringdiskd" --config="$conf" --check-config
 
 truncate -s 1M "$tmp/a.img" "$tmp/b.img" "$tmp/c.img"

@@ -23,6 +23,8 @@ fi
 
 # What the unit starts takes its options.
 options=$(sed -n 's,^ExecStart=!/[^ ]*,,p' "$unit")
+# The package makes the user.
+getent passwd ringdisk >/dev/null || options=${options/--user=ringdisk/}
 # shellcheck disable=SC2086
 "$ringdiskd" $options --config="$top_srcdir/man/ringdisk.conf.example" --check-config
 

@@ -13,7 +13,8 @@ truncate -s 24M "$tmp/raw.img"
 dd if=/dev/urandom of="$tmp/raw.img" bs=1M seek=3 count=5 conv=notrunc status=none
 qemu-img create -q -f qcow2 "$tmp/a.qcow2" 24M
 qemu-img convert -O qcow2 -c "$tmp/raw.img" "$tmp/compressed.qcow2"
-start_daemon
+printf '[defaults]\npoll = off\n' >"$tmp/conf"
+start_daemon --config="$tmp/conf"
 
 ctl 0 export "qcow2:$tmp/a.qcow2"
 says out "nbd/0: nbd+unix:///?socket=$tmp/nbd/nbd-0"
@@ -110,6 +111,22 @@ exec 8>&-
 wait "$client" || true
 grep -q "failed" "$tmp/qio" || fail "the client has not noticed: $(cat "$tmp/qio")"
 qemu-io -f qcow2 -c "write 0 4k" "$tmp/a.qcow2" >/dev/null || fail "the image is still locked"
+
+# Who follows events hears of clients; and the disk has what the file says of all disks.
+"$ringdisk" -s "$sock" events >"$tmp/events" &
+follower=$!
+cleanup stop "$follower"
+ctl 0 export "qcow2:$tmp/a.qcow2" --path told
+heard()
+{
+	grep -Eq "nbd/0 .*$1" "$tmp/events"
+}
+wait_for 20 heard attach
+nbdinfo --size "$(uri told)" >/dev/null
+wait_for 20 heard 'client .*pid [0-9]+, uid [0-9]+'
+wait_for 20 heard 'client-gone'
+setting nbd/0 poll off config
+ctl 0 unexport nbd/0
 
 # Two more that could not be opened when the client came: it is told why.
 ctl 0 export "qcow2:$tmp/a.qcow2" --path late

@@ -318,6 +318,12 @@ void dev_destroy(struct device *dev)
 	(void)dev;
 }
 
+void dev_reload(struct device *dev, const struct settings_rules *rules)
+{
+	(void)dev;
+	(void)rules;
+}
+
 int dev_flush(struct device *dev)
 {
 	return dev->err;
