@@ -5,8 +5,8 @@
 # Only by name, as it takes minutes, and with room: tests/xen/run --set=RIG_CASE_LIMIT=3000 hvm. Needs syslinux, mtools and
 # dosfstools. The emulator's SVM makes Xen run HVM guests; see -cpu in run.
 #
-# It has not been seen to pass: on a machine shared with much else the one try came past xl create and was given up after
-# half an hour, without a word whether firmware, loader or kernel was at it.
+# It has not been seen to pass: the one try, on a machine shared with much else, was given up after half an hour, and
+# had not failed by then. Where it was is not known; a failed case leaves NAME/case.log and NAME/serial-g.log.
 
 CMDLINE="console=ttyS0 console=hvc0 cryptomgr.notests rodata=off panic=-1"
 
