@@ -1180,6 +1180,15 @@ static void apply_locked(struct device *dev)
 		nbd_export_apply(dev->export, &dev->settings);
 }
 
+/* The image is open with this cache, for all who use it. */
+static void note_cache(struct device *dev, const struct settings *settings)
+{
+	if (dev->conn)
+		dev->conn->settings.value[SET_CACHE] = settings->value[SET_CACHE];
+	if (dev->nbd)
+		dev->nbd->settings.value[SET_CACHE] = settings->value[SET_CACHE];
+}
+
 /* What the params string that is taken into use says of settings; what others have set meanwhile stays. */
 struct new_settings {
 	struct settings before, after;
@@ -1205,7 +1214,7 @@ static void adopt(struct device *dev, struct connection *c, struct image *image,
 	struct dev_geometry g;
 
 	geometry_of(dev, img_info(image), &new->after, &g);
-	c->settings.value[SET_CACHE] = new->after.value[SET_CACHE];
+	note_cache(dev, &new->after);
 	lock_acquire(&dev->lock);
 	c->shared->image = image;
 	params_free(&dev->parsed);
@@ -1239,7 +1248,7 @@ static int reopen_old(struct device *dev, struct connection *c)
 	dev_error(dev, why, sizeof why);
 	err = open_image(dev, &dev->parsed, &settings, 0, &image);
 	set_image(c, err ? NULL : image);
-	c->settings.value[SET_CACHE] = settings.value[SET_CACHE];
+	note_cache(dev, &settings);
 	if (err) {
 		dev_error(dev, again, sizeof again);
 		dev_set_error(dev, "%.200s; and the old image cannot be opened again: %.200s", why, again);
@@ -2022,7 +2031,7 @@ static int reopen(struct device *dev, struct connection *c, const struct setting
 		return err;
 	}
 	set_image(c, image);
-	c->settings.value[SET_CACHE] = settings.value[SET_CACHE];
+	note_cache(dev, &settings);
 	return 0;
 }
 
