@@ -1,82 +1,102 @@
 # shellcheck shell=dash
-# bench - not a test: the fio jobs of tests/xen/bench, on a disk whose image is in memory.
+# bench - not a test: the fio jobs of tests/xen/bench, on disks whose images are in memory.
 #
-# One line "BENCH job iops" per job goes into bench.txt of the run. BENCH_REQUESTS is the number of requests of
-# a 4 KiB job; a 256 KiB job takes an eighth of it. BENCH_FORMAT: raw, qcow2, vhd (all full), qcow2-fresh,
-# vhd-fresh (empty: there each request is the first write to a cluster of 64 KiB, or into a block).
+# A guest has one disk in each format that the case is run with, and does each job on one after the other: so they
+# are compared in the same boot. One line "FORMAT job iops" for each goes into bench.txt of the run. BENCH_REQUESTS
+# is the number of requests of a 4 KiB job; a 256 KiB job takes an eighth of it. An empty image gets first writes
+# only, each to another cluster of 64 KiB; "null", which is no image but the floor, whatever the others get.
 
-# filled FORMAT: no holes, because reading one is not reading.
-filled() {
-	local img
-	img=$(image bench 64M)
-	dd if=/dev/urandom of="$img" bs=1M count=64 conv=notrunc 2>/dev/null || fail "cannot fill the image"
+FULL="randread-qd1 randread-qd32 randwrite-qd1 randwrite-qd32 read-256k write-256k"
+FIRST="first-qd1 first-qd32"
+
+# sets_of FORMAT: names of the sets of jobs that it gets.
+sets_of() {
 	case $1 in
-	qcow2) qemu-img convert -q -f raw -O qcow2 "$img" "$IMAGES/bench.qcow2" ;;
-	vhd) qemu-img convert -q -f raw -O vpc -o subformat=dynamic,force_size=on "$img" "$IMAGES/bench.vhd" ;;
-	*) return ;;
-	esac || fail "cannot make the image"
-	rm "$img"
+	null) echo "$FORMATS" | tr + '\n' | grep -vx null | while read -r f; do sets_of "$f"; done | sort -u ;;
+	*-*) echo FULL ;;
+	*) echo FIRST ;;
+	esac
 }
 
-empty() {
-	case $1 in
-	qcow2) qemu-img create -q -f qcow2 "$IMAGES/bench.qcow2" 256M ;;
-	vhd) qemu-img create -q -f vpc -o subformat=dynamic,force_size=on "$IMAGES/bench.vhd" 256M ;;
-	esac || fail "cannot make the image"
+# jobs_of FORMAT
+jobs_of() {
+	local s
+	for s in $(sets_of "$1"); do
+		eval "echo \$$s"
+	done
 }
 
 dom0_side() {
-	local format=${BENCH_FORMAT:-raw} jobs=6
-	case $format in
-	*-fresh)
-		jobs=2
-		empty "${format%-fresh}"
-		;;
-	*) filled "$format" ;;
-	esac
-	guest_start g "arg=${BENCH_REQUESTS:-6000}:$jobs" "$(disk xvda "$(echo "$IMAGES"/bench.*)")"
-	guest_wait g 280 finished
+	local f n=0 disks='' expected=0
+	FORMATS=$RIG_FORMAT
+	for f in $(echo "$FORMATS" | tr + ' '); do
+		n=$((n + 1))
+		disks="$disks $(bench_disk "xvd$(echo abcdefgh | cut -c $n)" "$f" $n)"
+		expected=$((expected + $(jobs_of "$f" | wc -w)))
+	done
+	# shellcheck disable=SC2086 # words
+	guest_start g "arg=${BENCH_REQUESTS:-6000}:$FORMATS" $disks
+	guest_wait g 1500 finished
 	case $RIG_BACKEND in
 	ringdisk | null) ringdisk stats >"$RIG/out/stats.txt" ;;
 	esac
 	guest_go g
 	guest_end g 60
-	tr -d '\r' <"$(console g)" | sed -n 's/^RIG \(BENCH .*\)/\1/p' >"$RIG/out/bench.txt"
-	[ "$(wc -l <"$RIG/out/bench.txt")" -eq "$jobs" ] || fail "not every job has given a figure"
+	tr -d '\r' <"$(console g)" | sed -n 's/^RIG BENCH //p' >"$RIG/out/bench.txt"
+	[ "$(wc -l <"$RIG/out/bench.txt")" -eq "$expected" ] || fail "not every job has given a figure"
 }
 
-# job NAME RW KIB DEPTH REQUESTS [FIO_OPTION]... Fields 8 and 49 are the IOPS of reads and of writes.
+# bench_disk DEV FORMAT NUMBER: xl's specification of a new disk. Full images have no holes, because reading one is
+# not reading.
+bench_disk() {
+	local size=64M
+	case $2 in
+	null)
+		only_backend ringdisk
+		echo "format=raw,vdev=$1,access=w,backendtype=qdisk,target=ringdisk:null:$((256 * 1048576))"
+		return
+		;;
+	*-*) ;;
+	*) size=256M ;;
+	esac
+	disk "$1" "$(RIG_FORMAT=$2 image "bench$3" "$size")"
+}
+
+# job FORMAT DEV NAME RW KIB DEPTH REQUESTS [FIO_OPTION]... Fields 8 and 49 are the IOPS of reads and of writes.
 job() {
-	local iops name=$1 rw=$2 kib=$3 depth=$4 requests=$5
-	shift 5
-	iops=$(fio --name=t --filename=/dev/xvda --rw="$rw" --bs="${kib}k" --iodepth="$depth" --size=60m \
+	local iops format=$1 dev=$2 name=$3 rw=$4 kib=$5 depth=$6 requests=$7
+	shift 7
+	iops=$(fio --name=t --filename="/dev/$dev" --rw="$rw" --bs="${kib}k" --iodepth="$depth" --size=60m \
 		--io_size="$((kib * requests))k" "$@" --ioengine=libaio --direct=1 --norandommap --randseed=1 --thread --gtod_reduce=1 \
 		--output-format=terse --terse-version=3 |
 		awk -F';' '{ print $8 + $49 }')
 	[ "${iops%.*}" -gt 0 ] || not_ok "fio gave no figure for $name"
-	say "BENCH $name $iops"
+	say "BENCH $format $name $iops"
 }
 
-first_writes() {
-	job first-qd1 write:60k 4 1 2000 --size=127m
-	job first-qd32 write:60k 4 32 2000 --offset=128m --size=127m
-}
-
-full_image() {
-	local requests=${ARG%:*}
-	job randread-qd1 randread 4 1 "$requests"
-	job randread-qd32 randread 4 32 "$requests"
-	job randwrite-qd1 randwrite 4 1 "$requests"
-	job randwrite-qd32 randwrite 4 32 "$requests"
-	job read-256k read 256 8 $((requests / 8))
-	job write-256k write 256 8 $((requests / 8))
+# run_job NAME FORMAT DEV
+run_job() {
+	local requests=${ARG%%:*}
+	case $1 in
+	randread-qd*) job "$2" "$3" "$1" randread 4 "${1#*-qd}" "$requests" ;;
+	randwrite-qd*) job "$2" "$3" "$1" randwrite 4 "${1#*-qd}" "$requests" ;;
+	*-256k) job "$2" "$3" "$1" "${1%-*}" 256 8 $((requests / 8)) ;;
+	first-qd1) job "$2" "$3" "$1" write:60k 4 1 2000 --size=127m ;;
+	first-qd32) job "$2" "$3" "$1" write:60k 4 32 2000 --offset=128m --size=127m ;;
+	esac
 }
 
 guest_side() {
-	await 30 disk_there xvda
-	case ${ARG#*:} in
-	2) first_writes ;;
-	*) full_image ;;
-	esac
+	local j f n
+	FORMATS=${ARG#*:}
+	for j in $FULL $FIRST; do
+		n=0
+		for f in $(echo "$FORMATS" | tr + ' '); do
+			n=$((n + 1))
+			dev=xvd$(echo abcdefgh | cut -c $n)
+			await 30 disk_there "$dev"
+			! jobs_of "$f" | grep -qw -- "$j" || run_job "$j" "$f" "$dev"
+		done
+	done
 	sync_with_dom0 finished
 }

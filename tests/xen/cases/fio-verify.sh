@@ -6,6 +6,7 @@ dom0_side() {
 	img=$(image fio 64M)
 	guest_start g "" "$(disk xvda "$img")"
 	guest_end g 250
+	check_image "$img"
 }
 
 guest_side() {

@@ -42,6 +42,7 @@ dom0_side() {
 	[ -z "$tracer" ] || kill "$tracer"
 	guest_go g
 	guest_end g 120
+	check_image "$img"
 	[ $((quiet - before)) -eq 0 ] || fail "$((quiet - before)) flushes although none was asked for"
 	[ $((synced - quiet)) -ge "$FLUSHES" ] || fail "$FLUSHES flushes asked for, $((synced - quiet)) seen"
 }

@@ -2,13 +2,18 @@
 # four-by-four - a guest with four processors drives four disks at the same time.
 
 dom0_side() {
-	local d list=''
+	local d img images='' list=''
 	for d in a b c d; do
-		list="$list $(disk "xvd$d" "$(image "$d" 32M)")"
+		img=$(image "$d" 32M)
+		images="$images $img"
+		list="$list $(disk "xvd$d" "$img")"
 	done
 	# shellcheck disable=SC2086 # one word a disk
 	guest_start g "vcpus=4 memory=640" $list
 	guest_end g 280
+	for img in $images; do
+		check_image "$img"
+	done
 }
 
 guest_side() {

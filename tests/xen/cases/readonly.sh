@@ -3,8 +3,10 @@
 
 dom0_side() {
 	local img before
-	img=$(image readonly 16M)
-	mkfs.ext4 -q "$img" || fail "mkfs.ext4 in dom0"
+	truncate -s 16M "$RIG/fs.img"
+	mkfs.ext4 -q "$RIG/fs.img" || fail "mkfs.ext4 in dom0"
+	img=$(image readonly 16M "$RIG/fs.img")
+	rm "$RIG/fs.img"
 	before=$(checksum "$img")
 	guest_start g "" "$(disk xvda "$img" r)"
 	guest_end g 120

@@ -6,16 +6,13 @@ dom0_side() {
 	img=$(image suspend 64M)
 	guest_start g "memory=384" "$(disk xvda "$img")"
 	guest_wait g 120 running
-	wait_for 30 "writes in the image" has_blocks "$img"
+	wait_for 30 "writes in the image" being_written "$img"
 	xl save g "$IMAGES/saved" || fail "xl save"
 	wait_for 60 "the end of the saved domain" no_domain g
 	xl restore "$IMAGES/saved" || fail "xl restore"
 	rm "$IMAGES/saved"
 	guest_end g 200
-}
-
-has_blocks() {
-	[ "$(blocks "$1")" -gt 2048 ]
+	check_image "$img"
 }
 
 guest_side() {

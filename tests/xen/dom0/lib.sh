@@ -22,8 +22,9 @@ note() {
 	echo "--- $*"
 }
 
+# To stderr, so that the case's log has it also when a command substitution fails.
 fail() {
-	echo "FAIL: $*"
+	echo "FAIL: $*" >&2
 	exit 1
 }
 
@@ -44,51 +45,123 @@ wait_for() {
 # next_format: of the image that is made next; the case's are used in turn.
 next_format() {
 	local n
-	n=$(find "$IMAGES" -type f | wc -l)
+	n=$(find "$IMAGES" -maxdepth 1 -type f | wc -l)
 	# shellcheck disable=SC2046 # words
 	set -- $(echo "${RIG_FORMAT:-raw}" | tr + ' ')
 	shift $((n % $#))
 	echo "$1"
 }
 
-# image NAME SIZE: makes an image without blocks, in the format that the case is run with; prints its path.
+# numbered FILE SIZE: a raw image without a hole, in which each sector has its own content: the same 900,009 bytes
+# again and again, but each time elsewhere in their sectors. More lines would take long in the emulator.
+numbered() {
+	local p=$IMAGES/below/part
+	seq 10000000 10100000 >"$p"
+	until [ "$(stat -c %s "$1" 2>/dev/null || echo 0)" -ge "$2" ]; do
+		cat "$p" "$p" "$p" "$p" "$p" "$p" "$p" "$p" >>"$1" || return
+	done
+	rm "$p"
+	truncate -s "$2" "$1"
+}
+
+# image NAME SIZE [RAW]: makes an image in the format that the case is run with, and prints its path. It holds what
+# the raw image holds; without one those that --help of tests/xen/run calls empty are, and the others numbered.
+# Whatever it stands on is in below/.
 image() {
-	local path
-	path=$IMAGES/$1
-	case $(next_format) in
-	raw)
-		path=$path.img
-		truncate -s "$2" "$path"
+	local format path=$IMAGES/$1 below=$IMAGES/below/$1
+	format=$(next_format)
+	mkdir -p "$IMAGES/below"
+	case $format in
+	raw*) path=$path.img ;;
+	qcow2*) path=$path.qcow2 ;;
+	vhd-chain) path=$path.child.vhd ;;
+	vhd*) path=$path.vhd ;;
+	esac
+	case $format in
+	*-*)
+		if [ "${3:-}" ]; then cp "$3" "$below.img"; else numbered "$below.img" "$(to_bytes "$2")"; fi
+		full_image_of "$format" "$below" "$path"
 		;;
-	qcow2)
-		path=$path.qcow2
-		qemu-img create -q -f qcow2 "$path" "$2"
+	*)
+		if [ "${3:-}" ]; then
+			cp "$3" "$below.img" && full_image_of "$format-full" "$below" "$path"
+		else
+			empty_image "$format" "$path" "$2"
+		fi
 		;;
-	vhd)
-		path=$path.vhd
-		qemu-img create -q -f vpc -o force_size=on "$path" "$2"
-		;;
-	esac || fail "cannot make image $1"
+	esac >&2 || fail "cannot make image $1"
 	echo "$path"
 }
 
-# raw_of IMAGE: the disk as a file of its bytes, once nobody serves it; that its format is in order comes first.
-raw_of() {
+# empty_image FORMAT PATH SIZE
+empty_image() {
+	case $1 in
+	raw) truncate -s "$3" "$2" ;;
+	qcow2) qemu-img create -q -f qcow2 "$2" "$3" ;;
+	vhd) qemu-img create -q -f vpc -o force_size=on "$2" "$3" ;;
+	esac
+}
+
+# full_image_of FORMAT BELOW PATH: of the raw image BELOW.img, which goes away unless the format stands on it.
+full_image_of() {
+	local qcow2="qemu-img convert -q -f raw -O qcow2" vhd="qemu-img convert -q -f raw -O vpc -o force_size=on"
+	case $1 in
+	raw-full) cp "$2.img" "$3" ;;
+	qcow2-full) $qcow2 "$2.img" "$3" ;;
+	qcow2-compressed) $qcow2 -c -o compression_type=zstd "$2.img" "$3" ;;
+	qcow2-on-raw)
+		qemu-img create -q -f qcow2 -b "$2.img" -F raw "$3"
+		return
+		;;
+	qcow2-on-qcow2)
+		$qcow2 "$2.img" "$2.qcow2" && qemu-img create -q -f qcow2 -b "$2.qcow2" -F qcow2 "$3"
+		;;
+	vhd-full) $vhd -o subformat=dynamic "$2.img" "$3" ;;
+	vhd-fixed) $vhd -o subformat=fixed "$2.img" "$3" ;;
+	vhd-chain)
+		# The one in the middle has blocks of its own, among them some that are written in part.
+		$vhd -o subformat=dynamic "$2.img" "$2.vhd" &&
+			ringdisk-img create -q -b "$2.vhd" -F vhd "vhd:$2.middle.vhd" &&
+			head -c 5000000 "$2.img" | ringdisk-img write -q -o 3001344 "vhd:$2.middle.vhd" &&
+			ringdisk-img create -q -b "$2.middle.vhd" -F vhd "vhd:$3"
+		;;
+	esac && rm "$2.img"
+}
+
+# to_bytes SIZE: a number, or one with M behind it.
+to_bytes() {
+	case $1 in
+	*M) echo $((${1%M} * 1048576)) ;;
+	*) echo "$1" ;;
+	esac
+}
+
+# check_image IMAGE: its format must be in order, once nobody serves it.
+check_image() {
 	wait_for 60 "the end of the disks" no_vbds
 	case $1 in
-	*.qcow2)
-		qemu-img check -q "$1" >&2 || fail "qemu-img check finds errors or leaks in $1"
-		qemu-img convert -f qcow2 -O raw "$1" "$1.raw" || fail "cannot read $1"
-		;;
+	*.qcow2) qemu-img check -q "$1" >&2 || fail "qemu-img check finds errors or leaks in $1" ;;
 	*.vhd)
-		ringdisk-img check "vhd:$1" >&2 || fail "ringdisk-img check finds errors in $1"
-		qemu-img convert -f vpc -O raw "$1" "$1.raw" || fail "cannot read $1"
+		[ "$RIG_BACKEND" != ringdisk ] || ringdisk-img check "vhd:$1" >&2 ||
+			fail "ringdisk-img check finds errors in $1"
 		;;
-	*)
+	esac
+}
+
+# raw_of IMAGE: the disk as a file of its bytes, once nobody serves it. qemu-img reads what it can read.
+raw_of() {
+	check_image "$1"
+	case $1 in
+	*.img)
 		echo "$1"
 		return
 		;;
 	esac
+	case $1 in
+	*.qcow2) qemu-img convert -f qcow2 -O raw "$1" "$1.raw" ;;
+	*.child.vhd) ringdisk-img convert -q --force "vhd:$1" "raw:$1.raw" ;;
+	*.vhd) qemu-img convert -f vpc -O raw "$1" "$1.raw" ;;
+	esac >&2 || fail "cannot read $1"
 	echo "$1.raw"
 }
 
@@ -105,6 +178,14 @@ populate() {
 # Allocated 512-byte blocks.
 blocks() {
 	stat -c %b "$1"
+}
+
+# being_written IMAGE: whether it changes while one looks.
+being_written() {
+	local before
+	before=$(stat -c %y "$1")
+	sleep 0.5
+	[ "$before" != "$(stat -c %y "$1")" ]
 }
 
 checksum() {
@@ -209,13 +290,15 @@ guest_says() {
 
 # guest_wait NAME SECONDS WORDS: waits for such a line. A guest that failed or died ends the wait.
 guest_wait() {
-	local end name=$1 words=$3
+	local end name=$1 words=$3 n=0
 	end=$(($(date +%s) + $2))
 	until guest_says "$name" "$words"; do
 		if grep -q '^RIG not ok' "$(console "$name")"; then
 			fail "guest $name: $(tr -d '\r' <"$(console "$name")" | grep '^RIG not ok')"
 		fi
-		if ! guest_alive "$name"; then
+		# Every second: xl takes long to start in the emulator.
+		n=$(((n + 1) % 5))
+		if [ $n = 0 ] && ! guest_alive "$name"; then
 			sleep 1 # the last words may still be on their way through xenconsoled
 			guest_says "$name" "$words" && return
 			fail "guest $name is gone before it said \"$words\""
