@@ -9,7 +9,7 @@ dom0_side() {
 		n=$((n + 1))
 		img=$(RIG_FORMAT=$f image "kept$n" 16M)
 		images="$images $img"
-		cp "$(raw_of "$img")" "$RIG/expected$n" || fail "cannot copy what the image holds"
+		content_of "$f" 16777216 "$RIG/expected$n" || fail "cannot make a file of what the image holds"
 		disks="$disks $(disk "$(dev_name $n)" "$img")"
 	done
 	# shellcheck disable=SC2086 # words
@@ -30,17 +30,12 @@ dev_name() {
 	echo "xvd$(echo abcdefghijkl | cut -c "$1")"
 }
 
-# writes FILE OPTION: one block in each 64 KiB; single sectors; whatever begins and ends anywhere.
+# writes FILE OPTION: one block in each 64 KiB; then single sectors; then whatever begins and ends anywhere.
 writes() {
-	fio_writes "$1" "$2" --rw=write:60k --bs=4k --iodepth=32 --io_size=1m --buffer_pattern='"stride"' &&
-		fio_writes "$1" "$2" --rw=randwrite --bs=512 --iodepth=8 --io_size=128k --buffer_pattern='"sector"' &&
-		fio_writes "$1" "$2" --rw=randwrite --bsrange=512-128k --iodepth=16 --io_size=4m --buffer_pattern='"range"'
-}
-
-fio_writes() {
-	local file=$1
-	shift
-	fio --name=w --filename="$file" "$@" --ioengine=libaio --thread --size=16m --randseed=7
+	set -- --filename="$1" "$2" --ioengine=libaio --thread --size=16m --randseed=7 --stonewall
+	fio --name=stride "$@" --rw=write:60k --bs=4k --iodepth=32 --io_size=1m --buffer_pattern='"stride"' \
+		--name=sector "$@" --rw=randwrite --bs=512 --iodepth=8 --io_size=128k --buffer_pattern='"sector"' \
+		--name=range "$@" --rw=randwrite --bsrange=512-128k --iodepth=16 --io_size=4m --buffer_pattern='"range"'
 }
 
 guest_side() {

@@ -64,6 +64,19 @@ numbered() {
 	truncate -s "$2" "$1"
 }
 
+# In a chain the one in the middle repeats so many bytes after themselves.
+MIDDLE=5000192
+
+# content_of FORMAT SIZE FILE: what a new image of that format holds, as a raw image.
+content_of() {
+	rm -f "$3"
+	case $1 in
+	*-*) numbered "$3" "$2" ;;
+	*) truncate -s "$2" "$3" ;;
+	esac || return
+	[ "$1" != vhd-chain ] || head -c $MIDDLE "$3" | dd of="$3" bs=4096 seek=$MIDDLE oflag=seek_bytes conv=notrunc iflag=fullblock
+}
+
 # image NAME SIZE [RAW]: makes an image in the format that the case is run with, and prints its path. It holds what
 # the raw image holds; without one those that --help of tests/xen/run calls empty are, and the others numbered.
 # Whatever it stands on is in below/.
@@ -122,7 +135,7 @@ full_image_of() {
 		# The one in the middle has blocks of its own, among them some that are written in part.
 		$vhd -o subformat=dynamic "$2.img" "$2.vhd" &&
 			ringdisk-img create -q -b "$2.vhd" -F vhd "vhd:$2.middle.vhd" &&
-			head -c 5000000 "$2.img" | ringdisk-img write -q -o 3001344 "vhd:$2.middle.vhd" &&
+			head -c $MIDDLE "$2.img" | ringdisk-img write -q -o $MIDDLE "vhd:$2.middle.vhd" &&
 			ringdisk-img create -q -b "$2.middle.vhd" -F vhd "vhd:$3"
 		;;
 	esac && rm "$2.img"
