@@ -252,5 +252,6 @@ void img_host_init(struct rd_host *host, struct image *image)
 		.backing_open = host_backing_open,
 		.child_describe = host_child_describe,
 		.file_stored = host_file_stored,
+		.file_readv_now = io_readv_now,
 	};
 }

@@ -468,6 +468,19 @@ int io_readv_inline(struct rd_file *file, const struct iovec *iov, int iovcnt, u
 	return inline_rw(file, false, iov, iovcnt, offset);
 }
 
+int io_readv_now(struct rd_file *file, const struct iovec *iov, int iovcnt, uint64_t offset)
+{
+	uint64_t length;
+	int r = io_length(iov, iovcnt, offset, &length);
+
+	if (r || !length)
+		return r;
+	if (file->direct || file->remote || iovcnt > IOV_MAX)
+		return -EAGAIN;
+	r = without_waiting(file, false, iov, iovcnt, offset, length);
+	return r == 1 ? -EAGAIN : r;
+}
+
 int io_writev_inline(struct rd_file *file, const struct iovec *iov, int iovcnt, uint64_t offset)
 {
 	return inline_rw(file, true, iov, iovcnt, offset);

@@ -64,6 +64,8 @@ int io_stored(struct rd_file *file, uint64_t offset, uint64_t length, bool *hole
  */
 int io_readv_inline(struct rd_file *file, const struct iovec *iov, int iovcnt, uint64_t offset);
 int io_writev_inline(struct rd_file *file, const struct iovec *iov, int iovcnt, uint64_t offset);
+/* The same, but -EAGAIN also where the file system cannot tell whether it would wait: it never does. */
+int io_readv_now(struct rd_file *file, const struct iovec *iov, int iovcnt, uint64_t offset);
 
 /* True if I/O on the file must be aligned (opened with RD_OPEN_DIRECT), to *mem and *len bytes. */
 bool io_is_direct(const struct rd_file *file, uint32_t *mem, uint32_t *len);

@@ -8,6 +8,7 @@
  *                   atomics of a slice: its number of pins, and that it was used since the hand came by.
  *      loading      a slice is put into the hash before it is read, in state LOADING; others who need it wait for
  *                   its loader. If it cannot be read it leaves the hash, and is reused when all have seen that.
+ *                   A loader that must not wait (meta_pin_now) may give up so; who waited for it tries itself.
  *      checkpoint   one at a time. Who calls while one runs waits for the next, which one of them runs for all.
  *                   Its copy of all that is dirty is made under the write lock; everything else is done outside.
  *      log          redo_switch at the moment of the copy, redo_cut when all of the copy is durable. So a slice
@@ -549,11 +550,12 @@ static void loaded(struct meta *m, struct meta_slice *s, int state)
 	pthread_mutex_unlock(&m->load.mutex);
 }
 
-/* It is pinned and in the hash, for nobody else to touch. */
-static int load(struct meta *m, struct meta_slice *s)
+/* It is pinned and in the hash, for nobody else to touch. now: without waiting. */
+static int load(struct meta *m, struct meta_slice *s, bool now)
 {
+	const struct rd_host *host = m->c.host;
 	struct iovec iov = { s->bytes, m->c.slice };
-	int rc = m->c.host->file_readv(m->c.file, &iov, 1, s->offset);
+	int rc = (now ? host->file_readv_now : host->file_readv)(m->c.file, &iov, 1, s->offset);
 
 	if (rc < 0) {
 		pthread_rwlock_wrlock(&m->lock);
@@ -568,50 +570,86 @@ static int load(struct meta *m, struct meta_slice *s)
 	return 0;
 }
 
+/* Write lock. The slice, pinned; *mine: it was not there, and whoever calls has to load it. */
+static struct meta_slice *find_or_insert(struct meta *m, uint64_t offset, bool *mine)
+{
+	struct meta_slice *s = find_and_pin(m, offset);
+
+	*mine = false;
+	if (s)
+		return s;
+	s = take_free(m);
+	if (!s)
+		return NULL;
+	*mine = true;
+	s->offset = offset;
+	s->order = 0;
+	s->error = 0;
+	atomic_store_explicit(&s->pins, 1, memory_order_relaxed);
+	/* looked at once is not yet used: what a scan reads goes first */
+	atomic_store_explicit(&s->used, false, memory_order_relaxed);
+	atomic_store_explicit(&s->state, LOADING, memory_order_relaxed);
+	insert(m, s);
+	return s;
+}
+
 /* Nobody had it a moment ago. */
 static int pin_missing(struct meta *m, uint64_t offset, struct meta_slice **slice)
 {
-	struct meta_slice *s;
-	bool mine = false;
+	bool mine;
 
 	pthread_rwlock_wrlock(&m->lock);
-	s = find_and_pin(m, offset);
-	if (!s) {
-		s = take_free(m);
-		if (s) {
-			mine = true;
-			s->offset = offset;
-			s->order = 0;
-			s->error = 0;
-			atomic_store_explicit(&s->pins, 1, memory_order_relaxed);
-			/* looked at once is not yet used: what a scan reads goes first */
-			atomic_store_explicit(&s->used, false, memory_order_relaxed);
-			atomic_store_explicit(&s->state, LOADING, memory_order_relaxed);
-			insert(m, s);
-		}
-	}
+	*slice = find_or_insert(m, offset, &mine);
 	pthread_rwlock_unlock(&m->lock);
-	if (!s)
+	if (!*slice)
 		return -ENOMEM;
-	*slice = s;
-	return mine ? load(m, s) : wait_loaded(m, s);
+	return mine ? load(m, *slice, false) : wait_loaded(m, *slice);
+}
+
+static int pin_once(struct meta *m, uint64_t offset, struct meta_slice **slice)
+{
+	pthread_rwlock_rdlock(&m->lock);
+	*slice = find_and_pin(m, offset);
+	pthread_rwlock_unlock(&m->lock);
+	atomic_fetch_add_explicit(*slice ? &m->hits : &m->misses, 1, memory_order_relaxed);
+	return *slice ? wait_loaded(m, *slice) : pin_missing(m, offset, slice);
 }
 
 int meta_pin(struct meta *m, uint64_t offset, struct meta_slice **slice)
 {
-	struct meta_slice *s;
 	int rc;
 
+	/* -EAGAIN: the thread that we have waited for would have had to wait for the storage, and must not */
+	do
+		rc = pin_once(m, slice_of(m, offset), slice);
+	while (rc == -EAGAIN);
+	if (rc < 0)
+		*slice = NULL;
+	return rc;
+}
+
+int meta_pin_now(struct meta *m, uint64_t offset, struct meta_slice **slice)
+{
+	struct meta_slice *s;
+	bool mine;
+	int rc = -EAGAIN;
+
 	*slice = NULL;
-	offset = slice_of(m, offset);
-	pthread_rwlock_rdlock(&m->lock);
-	s = find_and_pin(m, offset);
+	if (pthread_rwlock_trywrlock(&m->lock))
+		return -EAGAIN;
+	s = find_or_insert(m, slice_of(m, offset), &mine);
 	pthread_rwlock_unlock(&m->lock);
-	atomic_fetch_add_explicit(s ? &m->hits : &m->misses, 1, memory_order_relaxed);
-	if (s)
-		rc = wait_loaded(m, s);
-	else
-		rc = pin_missing(m, offset, &s);
+	if (!s)
+		return -EAGAIN;
+	if (mine) {
+		rc = load(m, s, true);
+		if (rc == 0) /* else who pins it counts */
+			atomic_fetch_add_explicit(&m->misses, 1, memory_order_relaxed);
+	} else if (state_of(s) == READY) {
+		rc = 0;
+	} else {
+		meta_unpin(m, s);
+	}
 	if (rc == 0)
 		*slice = s;
 	return rc;

@@ -110,6 +110,8 @@ const uint8_t *meta_peek(struct meta *meta, uint64_t offset);
 
 /* Not under the lock; may block. Have the slice of this offset in memory. Past the end of the file: zeroes. */
 int meta_pin(struct meta *meta, uint64_t offset, struct meta_slice **slice);
+/* The same for map(): -EAGAIN if that would wait for the storage, or for another thread that does. */
+int meta_pin_now(struct meta *meta, uint64_t offset, struct meta_slice **slice);
 void meta_unpin(struct meta *meta, struct meta_slice *slice); /* under the lock or not; accepts NULL */
 /* Under the lock. The slice's bytes, by any offset that lies in it. */
 const uint8_t *meta_at(const struct meta_slice *slice, uint64_t offset);

@@ -186,6 +186,8 @@ uint64_t l2_entry_at(const struct qcow2 *q, uint64_t l2, uint64_t guest);
 int cluster_get(struct qcow2 *q, uint64_t guest, struct cluster *c);
 /* Not under the lock, may block: have the L2 slice of a guest offset in memory, pinned in *slice (NULL: no table). */
 int q_load(struct qcow2 *q, uint64_t guest, struct meta_slice **slice);
+/* The same for map(): -EAGAIN if that would have to wait. */
+int q_load_now(struct qcow2 *q, uint64_t guest, struct meta_slice **slice);
 /* Decode one entry; pure. index: subcluster, 0 without extended L2. */
 void entry_decode(const struct qcow2 *q, uint64_t entry, uint64_t bitmap, unsigned index, struct cluster *c);
 

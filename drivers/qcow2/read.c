@@ -3,8 +3,9 @@
  *
  * runs_get() turns a range of the disk into runs: neighbours of one kind whose data is contiguous in the file
  * are one run, across clusters, slices and L2 tables. It needs the metadata's lock for moments only and reads
- * nothing. map() gives the runs out as extents, so that the host does the I/O itself; readv() has the missing
- * slices read (q_load) and does the I/O here. Between the lock and the end of the I/O a token (meta_enter)
+ * nothing. map() gives the runs out as extents, so that the host does the I/O itself; a slice that is missing it
+ * reads if that does not wait for the storage (q_load_now). readv() has the missing slices read in any case
+ * (q_load) and does the I/O here. Between the lock and the end of the I/O a token (meta_enter)
  * keeps clusters from being freed.
  *
  * What this image does not hold comes from the backing file, as far as that reaches, and is zeroes behind it.
@@ -254,24 +255,43 @@ static int to_extents(struct qcow2 *q, const struct run *run, int n, struct rd_e
 	return e.count ? e.count : -EAGAIN;
 }
 
-int q_map(void *handle, uint64_t offset, uint64_t length, int write, struct rd_extent *extents,
-	  int max, uint64_t *token)
+/* The runs that map() may give out, and a token for them; -EAGAIN: none. *missing: the first slice is not in memory. */
+static int runs_now(struct qcow2 *q, uint64_t offset, uint64_t length, bool write, struct run *run,
+		    int max, uint64_t *token, bool *missing)
 {
-	struct qcow2 *q = handle;
-	struct run run[RUNS];
 	int n;
 
-	/* What is written is looked at first if it may be zeroes. */
-	if (write && q->detect_zeroes != DETECT_OFF)
-		return -EAGAIN;
+	*missing = false;
 	if (!meta_tryrdlock(q->meta))
 		return -EAGAIN;
-	n = runs_get(q, offset, length, run, MIN(max, RUNS));
+	n = runs_get(q, offset, length, run, max);
+	*missing = n == -EAGAIN;
 	if (n > 0)
 		n = usable_runs(q, run, n, write);
 	if (n > 0)
 		*token = meta_enter(q->meta);
 	meta_rdunlock(q->meta);
+	return n > 0 ? n : -EAGAIN;
+}
+
+int q_map(void *handle, uint64_t offset, uint64_t length, int write, struct rd_extent *extents,
+	  int max, uint64_t *token)
+{
+	struct qcow2 *q = handle;
+	struct meta_slice *slice;
+	struct run run[RUNS];
+	bool missing;
+	int n;
+
+	/* What is written is looked at first if it may be zeroes. */
+	if (write && q->detect_zeroes != DETECT_OFF)
+		return -EAGAIN;
+	max = MIN(max, RUNS);
+	n = runs_now(q, offset, length, write, run, max, token, &missing);
+	if (missing && q_load_now(q, offset, &slice) == 0) {
+		n = runs_now(q, offset, length, write, run, max, token, &missing);
+		meta_unpin(q->meta, slice);
+	}
 	if (n <= 0)
 		return -EAGAIN;
 	/* Nobody holds the lock here: the backing file has its own. */

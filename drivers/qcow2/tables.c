@@ -118,25 +118,36 @@ int cluster_get(struct qcow2 *q, uint64_t guest, struct cluster *c)
 	return 0;
 }
 
-int q_load(struct qcow2 *q, uint64_t guest, struct meta_slice **slice)
+/* Read lock, which it lets go of. */
+static int load_locked(struct qcow2 *q, uint64_t guest, struct meta_slice **slice,
+		       int (*pin)(struct meta *, uint64_t, struct meta_slice **))
 {
-	uint64_t l2, token;
-	bool bad;
+	uint64_t l2 = l2_table_of(q, guest), token;
+	bool bad = l1_bad(q, guest);
 	int r = 0;
 
 	*slice = NULL;
-	meta_rdlock(q->meta);
-	l2 = l2_table_of(q, guest);
-	bad = l1_bad(q, guest);
 	/* a table that is replaced now must not become something else before its slice is read */
 	token = meta_enter(q->meta);
 	meta_rdunlock(q->meta);
 	if (bad)
 		r = -EIO;
 	else if (l2)
-		r = meta_pin(q->meta, l2_entry_at(q, l2, guest), slice);
+		r = pin(q->meta, l2_entry_at(q, l2, guest), slice);
 	meta_exit(q->meta, token);
 	return r;
+}
+
+int q_load(struct qcow2 *q, uint64_t guest, struct meta_slice **slice)
+{
+	meta_rdlock(q->meta);
+	return load_locked(q, guest, slice, meta_pin);
+}
+
+int q_load_now(struct qcow2 *q, uint64_t guest, struct meta_slice **slice)
+{
+	*slice = NULL;
+	return meta_tryrdlock(q->meta) ? load_locked(q, guest, slice, meta_pin_now) : -EAGAIN;
 }
 
 /* ---- what is metadata ---------------------------------------------------------------------------------- */

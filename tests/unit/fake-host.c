@@ -202,7 +202,7 @@ void fake_host_init(struct fake_host *fake, size_t size)
 {
 	*fake = (struct fake_host){
 		.host = { .struct_size = sizeof(struct rd_host), .api = RD_DRIVER_API, .alloc = fake_alloc,
-			  .free = fake_free, .file_readv = fake_readv, .file_writev = fake_writev,
+			  .free = fake_free, .file_readv = fake_readv, .file_readv_now = fake_readv, .file_writev = fake_writev,
 			  .file_flush = fake_flush, .redo_append = fake_append,
 			  .redo_switch = fake_switch, .redo_cut = fake_cut, .redo_close = fake_close },
 		.size = size,

@@ -756,6 +756,36 @@ static void inline_tries_without_waiting_once(void **state)
 	io_close(file);
 }
 
+static void now_never_waits(void **state)
+{
+	const char *path = disk_file(dir, "d", 4096);
+	struct rd_file *file = open_file(path, RD_OPEN_WRITE);
+	char data[512] = { 1 };
+	struct iovec iov = { data, sizeof(data) };
+
+	(void)state;
+	assert_int_equal(io_writev(file, &iov, 1, 0), 0);
+	data[0] = 0;
+	if (io_readv_now(file, &iov, 1, 0) == 0)
+		assert_int_equal(data[0], 1);
+	assert_int_equal(io_readv_now(file, &iov, 1, 4096), -EAGAIN);
+	simulate();
+	sim.error = EAGAIN;
+	sim.fail_at = -1;
+	assert_int_equal(io_readv_now(file, &iov, 1, 0), -EAGAIN);
+	assert_int_equal(sim.calls[PREADV2], 1);
+	/* Where the file system cannot tell, the reads of pollers may wait, this one not. */
+	sim.error = EOPNOTSUPP;
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(io_readv_now(file, &iov, 1, 0), -EAGAIN);
+	assert_int_equal(sim.calls[PREADV2], 2);
+	assert_int_equal(sim.calls[PREADV], 0);
+	io_close(file);
+	file = open_file(path, RD_OPEN_WRITE | RD_OPEN_DIRECT);
+	assert_int_equal(io_readv_now(file, &iov, 1, 0), -EAGAIN);
+	io_close(file);
+}
+
 static void inline_gives_up_when_it_would_wait(void **state)
 {
 	struct rd_file *file = open_file(disk_file(dir, "d", 4096), RD_OPEN_WRITE);
@@ -1131,6 +1161,7 @@ int main(void)
 		TEST(what_the_file_system_lacks_is_remembered),
 		TEST(a_full_disk_is_not_taken_for_a_missing_call),
 		TEST(inline_tries_without_waiting_once),
+		TEST(now_never_waits),
 		TEST(inline_gives_up_when_it_would_wait),
 		TEST(inline_works_where_it_is_used),
 		TEST(inline_is_not_for_direct_or_read_only_files),

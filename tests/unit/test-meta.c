@@ -982,6 +982,71 @@ static void failed_load(void **state)
 	rig_free(&rig);
 }
 
+/* Nothing that would wait, and nothing lost by it. */
+static void pinned_at_once(void **state)
+{
+	struct meta_slice *slice;
+	struct meta_counters c;
+	struct rig rig;
+
+	(void)state;
+	rig_open(&rig, 32 * SLICE, 0);
+	rig.fake.bytes[5 * SLICE] = 77;
+	fake_fault(&rig.fake, FAKE_READ, 1, -EAGAIN, false);
+	assert_int_equal(meta_pin_now(rig.meta, 5 * SLICE, &slice), -EAGAIN);
+	assert_null(slice);
+	assert_false(is_resident(&rig, 5 * SLICE));
+	assert_int_equal(meta_pin_now(rig.meta, 5 * SLICE, &slice), 0);
+	meta_rdlock(rig.meta);
+	assert_int_equal(*meta_at(slice, 5 * SLICE), 77);
+	/* Now the lock is not to be had. */
+	assert_int_equal(meta_pin_now(rig.meta, 6 * SLICE, &slice), -EAGAIN);
+	meta_rdunlock(rig.meta);
+	assert_int_equal(meta_pin_now(rig.meta, 5 * SLICE, &slice), 0);
+	meta_unpin(rig.meta, slice);
+	meta_unpin(rig.meta, slice);
+	meta_count(rig.meta, &c);
+	assert_int_equal(c.misses, 1);
+	assert_int_equal(meta_close(rig.meta, false), 0);
+	rig_free(&rig);
+}
+
+/* The read that comes to nothing ends when somebody waits for it, or is about to. */
+static void until_it_is_wanted(struct fake_host *fake, enum fake_what what)
+{
+	(void)fake;
+	(void)what;
+	while (!atomic_load(&loading))
+		sched_yield();
+	for (int i = 0; i < 200; i++)
+		sched_yield();
+}
+
+static void who_waits_for_what_is_given_up_reads_it(void **state)
+{
+	(void)state;
+	for (int round = 0; round < 20; round++) {
+		struct meta_slice *slice;
+		pthread_t thread;
+		struct rig rig;
+		void *rc;
+
+		rig_open(&rig, 32 * SLICE, 0);
+		atomic_store(&loading, 0);
+		rig.fake.before = until_it_is_wanted;
+		fake_fault(&rig.fake, FAKE_READ, 1, -EAGAIN, false);
+		assert_int_equal(pthread_create(&thread, NULL, want_it, &rig), 0);
+		/* Or it was first: then it has met the fault, and tried again. */
+		if (meta_pin_now(rig.meta, 5 * SLICE, &slice) == 0)
+			meta_unpin(rig.meta, slice);
+		pthread_join(thread, &rc);
+		assert_int_equal((intptr_t)rc, 0);
+		assert_true(is_resident(&rig, 5 * SLICE));
+		assert_int_equal(meta_close(rig.meta, true), 0);
+		rig_free(&rig);
+	}
+}
+
 /* Claims: those that overlap are never held at once, those that do not, are. */
 struct contest {
 	struct claims claims;
@@ -1092,6 +1157,8 @@ int main(void)
 		cmocka_unit_test(many_deferred),
 		cmocka_unit_test(forgotten),
 		cmocka_unit_test(failed_load),
+		cmocka_unit_test(pinned_at_once),
+		cmocka_unit_test(who_waits_for_what_is_given_up_reads_it),
 		cmocka_unit_test(threads),
 		cmocka_unit_test(claimed),
 		cmocka_unit_test(bad_config),

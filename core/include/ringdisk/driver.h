@@ -287,6 +287,10 @@ struct rd_host {
 	 * a hole, which reads as zeroes; that holds for *same bytes (1 to length). Where the system does not tell all is
 	 * data. -EOPNOTSUPP: a block device. May block, but reads nothing. */
 	int (*file_stored)(struct rd_file *file, uint64_t offset, uint64_t length, int *hole, uint64_t *same);
+
+	/* As file_readv, for metadata that map() misses (since API 2): -EAGAIN if it would wait for the storage, or the
+	 * file system cannot tell, or the file ends there. Never blocks. */
+	int (*file_readv_now)(struct rd_file *file, const struct iovec *iov, int iovcnt, uint64_t offset);
 };
 
 /* One option that a driver takes in the params string: "driver,key=value:target". */
@@ -332,8 +336,9 @@ struct rd_driver {
 	int (*write_zeroes)(void *handle, uint64_t offset, uint64_t length, uint32_t flags);
 
 	/*
-	 * Optional, and where the speed comes from.  Never blocks (locks only by trylock): translate
-	 * the range into extents from metadata that is already in memory.  Returns their number, 1 to
+	 * Optional, and where the speed comes from.  Never blocks (locks only by trylock, or such that
+	 * are held for moments): translate the range into extents from metadata that is in memory, or
+	 * that file_readv_now has at once.  Returns their number, 1 to
 	 * max_extents, covering the range from its start (perhaps not to its end: the host asks
 	 * again), or -EAGAIN: use the blocking call.
 	 * write: answered only if writing to the extents in place changes no metadata at all; then
