@@ -28,3 +28,10 @@ same "$what" "write: No space left on device" "$("$img" "qcow2:$loop" write 0 41
 	flush discard 8388608 16777216 flush write 8388608 8388608 5 read 8388608 8388608 5)"
 clean "$loop"
 "$img" -r "qcow2:$loop" read 0 4194304 0 read 4194304 1048576 4 read 8388608 8388608 5
+
+what="a copy onto a device with something on it"
+head -c 12M /dev/urandom >"$loop"
+truncate -s 12M "$tmp/source"
+head -c 1M /dev/urandom | dd of="$tmp/source" bs=1M seek=3 conv=notrunc status=none
+"$rimg" convert -q --force --driver-dir="$drivers" "raw:$tmp/source" "raw:$loop" >"$tmp/out" 2>&1 || fail "$what: $(cat "$tmp/out")"
+cmp "$tmp/source" "$loop" || fail "$what: what was there shows through"

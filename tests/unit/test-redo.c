@@ -456,20 +456,41 @@ static void another_files_log_is_refused(void **state)
 	io_close(file);
 }
 
-static void a_log_of_another_boot_is_nothing(void **state)
+/* Whoever wrote the log was of a boot with another id; known: and knew it. */
+static void change_boot(bool known)
 {
 	struct redo_header h;
-	struct rd_file *file;
-	int fd;
+	int fd = open(log_path(""), O_RDWR | O_CLOEXEC);
 
-	(void)state;
-	killed_writer(some_work, 5);
-	fd = open(log_path(""), O_RDWR | O_CLOEXEC);
 	assert_int_equal(pread(fd, &h, sizeof(h), 0), sizeof(h));
 	h.boot[0] ^= 1;
+	if (!known)
+		memset(h.boot, 0, sizeof(h.boot));
 	h.crc = redo_header_crc(&h);
 	assert_int_equal(pwrite(fd, &h, sizeof(h), 0), sizeof(h));
 	close(fd);
+}
+
+static void a_log_of_an_unknown_boot_is_replayed(void **state)
+{
+	struct rd_file *file;
+
+	(void)state;
+	killed_writer(some_work, 5);
+	change_boot(false);
+	file = open_image(RD_OPEN_WRITE);
+	assert_int_equal(recover(file, 5), 6);
+	assert_false(log_there(""));
+	io_close(file);
+}
+
+static void a_log_of_another_boot_is_nothing(void **state)
+{
+	struct rd_file *file;
+
+	(void)state;
+	killed_writer(some_work, 5);
+	change_boot(true);
 	file = open_image(RD_OPEN_WRITE);
 	assert_int_equal(recover(file, 5), 0);
 	assert_int_equal(get(file, 4096), 0);
@@ -842,6 +863,7 @@ int main(void)
 		T(without_a_generation_the_bytes_decide),
 		T(another_files_log_is_refused),
 		T(a_log_of_another_boot_is_nothing),
+		T(a_log_of_an_unknown_boot_is_replayed),
 		T(read_only_is_refused_while_it_is_needed),
 		T(a_living_owner_keeps_its_log),
 		T(a_tool_makes_no_log_but_replays_one),
