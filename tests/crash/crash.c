@@ -7,6 +7,8 @@
  *	--random=N        and N random ones of --length operations (0; 40)
  *	--all=N           up to N pending writes are lost in all combinations, above that in samples (5)
  *	--external=N      of the states one in N is judged by the external program, too (0: none)
+ *	--reader=FORMAT   what that program judges is read by qemu-io, too, as an image of this format
+ *	--slice=K/N       of all histories only the Kth of each N: N runs are the whole
  *	--drop-flush=N    a seeded bug: the Nth flush of each history is answered and not done; 0: none is
  *	--kill=N          and N histories in a process of its own that is killed somewhere: what it had done
  *	                  must be there, by the redo log
@@ -24,7 +26,8 @@
  *
  * A history is run on a real driver, over a file whose every write is recorded (wlog.c). Then the states
  * that a crash may leave are built at each point of its last operation, and of the close behind it (the
- * other points are those of shorter histories), and judged. Exit status: 0 good, 1 a state is not, 2 the
+ * other points are those of shorter histories), and judged. How far it is goes to the descriptor that
+ * CRASH_PROGRESS names, every ten seconds. Exit status: 0 good, 1 a state is not, 2 the
  * harness failed.
  */
 #include "crash.h"
@@ -39,6 +42,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/bytes.h"
@@ -66,7 +70,7 @@ struct moment {
 
 static struct {
 	struct format format;
-	unsigned depth, part, random, length, all, external, kill;
+	unsigned depth, part, random, length, all, external, kill, slice, slices;
 	int drop_flush;
 	uint64_t seed;
 	bool fill, made, no_redo;
@@ -75,6 +79,7 @@ static struct {
 	.format = { .options = "", .block = 4096, .size = 64 * KiB },
 	.depth = 3,
 	.part = 1,
+	.slices = 1,
 	.length = 40,
 	.all = 5,
 	.drop_flush = -1,
@@ -94,6 +99,11 @@ struct run {
 	const struct model *legal; /* of the states that are being built */
 	bool failed;
 	uint64_t histories, points, kills, logs;
+	uint64_t turn;         /* of a history: see mine() */
+	const char *doing;     /* for who waits */
+	uint64_t done, of;     /* of that */
+	int progress;          /* a descriptor; -1: nobody wants to know */
+	time_t began, said;
 };
 
 void die(const char *fmt, ...)
@@ -124,6 +134,46 @@ uint64_t next_random(uint64_t *seed)
 	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
 	z = (z ^ z >> 27) * 0x94d049bb133111ebull;
 	return z ^ z >> 31;
+}
+
+static unsigned long long number(const char *text)
+{
+	char *end;
+	unsigned long long v = strtoull(text, &end, 0);
+
+	if (!*text || *end)
+		die("'%s' is no number", text);
+	return v;
+}
+
+/* ---- what of all is done here, and how far it is ------------------------------------------------ */
+
+static void say_progress(struct run *run)
+{
+	time_t now = time(NULL);
+
+	if (run->progress < 0 || now < run->said + 10)
+		return;
+	run->said = now;
+	dprintf(run->progress, "crash: %s%s, %s: %llu of %llu; %llu states, %llu by another program; %ld s\n",
+		conf.format.name, conf.format.options, run->doing, (unsigned long long)run->done,
+		(unsigned long long)run->of, (unsigned long long)run->judge.seen.count,
+		(unsigned long long)run->judge.externals, (long)(now - run->began));
+}
+
+static void begin(struct run *run, const char *doing, uint64_t of)
+{
+	run->doing = doing;
+	run->done = 0;
+	run->of = of;
+}
+
+/* Has this slice the next history? */
+static bool mine(struct run *run)
+{
+	run->done++;
+	say_progress(run);
+	return run->turn++ % conf.slices == conf.slice;
 }
 
 /* ---- one operation ------------------------------------------------------------------------------- */
@@ -385,17 +435,24 @@ static unsigned alphabet(const struct run *run, struct op *ops)
 
 static void all_short(struct run *run, const struct op *letters, unsigned n)
 {
+	static const char *const names[] = { "",		     "histories of one operation",
+					     "histories of two",     "histories of three",
+					     "histories of four",    "histories of five or more" };
+
 	for (unsigned depth = 1; depth <= conf.depth && !run->failed; depth++) {
 		uint64_t total = 1;
 
 		for (unsigned i = 0; i < depth; i++)
 			total *= n;
+		begin(run, names[MIN(depth, ARRAY_SIZE(names) - 1)], total);
 		for (uint64_t word = 0; word < total && !run->failed; word++) {
 			struct op ops[16];
 			uint64_t rest = word;
 
 			if (depth == conf.depth && conf.part > 1 &&
 			    next_random(&conf.seed) % conf.part)
+				continue;
+			if (!mine(run))
 				continue;
 			for (unsigned i = 0; i < depth; i++, rest /= n)
 				ops[i] = letters[rest % n];
@@ -472,7 +529,8 @@ static void random_history(struct run *run, const struct op *letters, unsigned n
 {
 	struct op *ops = random_ops(letters, n);
 
-	run_history(run, ops, conf.length, 0);
+	if (mine(run))
+		run_history(run, ops, conf.length, 0);
 	free(ops);
 }
 
@@ -558,6 +616,10 @@ static void kill_history(struct run *run, const struct op *letters, unsigned n,
 	pid_t pid;
 
 	*progress = (struct progress){ 0 };
+	if (!mine(run)) {
+		free(ops);
+		return;
+	}
 	start_model(run);
 	state_store(&run->start, run->live);
 	fflush(NULL);
@@ -588,6 +650,7 @@ static void all_kills(struct run *run, const struct op *letters, unsigned n)
 
 	if (progress == MAP_FAILED || redo_set_dir(run->redo))
 		die("no redo log");
+	begin(run, "kills", conf.kill);
 	for (unsigned i = 0; i < conf.kill && !run->failed; i++)
 		kill_history(run, letters, n, progress);
 	redo_look_in(run->redo);
@@ -660,9 +723,12 @@ static void run_all(struct run *run)
 		.external_one_in = conf.external,
 		.seed = conf.seed,
 	};
+	run->progress = getenv("CRASH_PROGRESS") ? (int)number(getenv("CRASH_PROGRESS")) : -1;
+	run->began = run->said = time(NULL);
 	wlog_watch(NULL, NULL);
 	n = prepare(run, letters);
 	all_short(run, letters, n);
+	begin(run, "random histories", conf.random);
 	for (unsigned i = 0; i < conf.random && !run->failed; i++)
 		random_history(run, letters, n);
 	if (conf.kill && !run->failed)
@@ -673,21 +739,12 @@ static void run_all(struct run *run)
 		       "%llu judged "
 		       "by another program: %s\n",
 		       conf.format.name, conf.format.options, (unsigned long long)run->histories,
-		       (unsigned long long)run->points, (unsigned long long)run->judge.seen,
+		       (unsigned long long)run->points, (unsigned long long)run->judge.seen.count,
 		       (unsigned long long)run->judge.leaks, (unsigned long long)run->judge.states,
 		       (unsigned long long)run->judge.externals, run->failed ? "FAILED" : "good");
 	state_free(&run->start);
-	free(run->judge.table);
-}
-
-static unsigned long long number(const char *text)
-{
-	char *end;
-	unsigned long long v = strtoull(text, &end, 0);
-
-	if (!*text || *end)
-		die("'%s' is no number", text);
-	return v;
+	free(run->judge.seen.table);
+	free(run->judge.seen_tables.table);
 }
 
 enum {
@@ -709,7 +766,9 @@ enum {
 	KILL,
 	NO_REDO,
 	REBASE,
-	KEEP
+	KEEP,
+	READER,
+	SLICE
 };
 
 static void set_option(int option, const char *value)
@@ -769,6 +828,14 @@ static void set_option(int option, const char *value)
 	case REBASE:
 		conf.rebase = value;
 		break;
+	case READER:
+		conf.format.reader = value;
+		break;
+	case SLICE:
+		if (sscanf(value, "%u/%u", &conf.slice, &conf.slices) != 2 || !conf.slice ||
+		    conf.slice-- > conf.slices)
+			die("--slice=%s: K/N, with K from 1 to N", value);
+		break;
 	case KEEP:
 		conf.keep = value;
 		break;
@@ -799,6 +866,8 @@ static void parse(int argc, char **argv)
 		{ "no-redo", 0, NULL, NO_REDO },
 		{ "rebase", 1, NULL, REBASE },
 		{ "keep", 1, NULL, KEEP },
+		{ "reader", 1, NULL, READER },
+		{ "slice", 1, NULL, SLICE },
 		{ NULL, 0, NULL, 0 },
 	};
 	int option;

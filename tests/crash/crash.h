@@ -5,6 +5,7 @@
  *	          and builds any state that power loss could leave of it
  *	model.c   what a guest may find in each sector
  *	judge.c   opens such a state and looks: the driver's check, the model, and qemu-img now and then
+ *	reader.c  what QEMU reads in it
  *	crash.c   sequences of operations, all short ones and long random ones
  *
  * A crash is at a point of the log. What the last completed flush before it covers is on the disk; of
@@ -61,6 +62,8 @@ void state_store(const struct state *state, const char *path);
 void state_copy(struct state *to, const struct state *from);
 void state_free(struct state *state);
 uint64_t state_hash(const struct state *state);
+/* The same for all states that differ only in what a guest wrote, as far as that is not compressed. */
+uint64_t state_hash_tables(const struct state *state);
 /* One entry; of a write only the sectors whose bit (modulo 64) is in keep. */
 void state_apply(struct state *state, const struct wlog_entry *entry, uint64_t keep);
 
@@ -105,6 +108,15 @@ void model_flushed(struct model *model);
 
 void value_fill(void *bytes, uint64_t sector, uint64_t count, uint16_t value);
 uint16_t value_read(const uint8_t *bytes, uint64_t sector);
+/* Does this sector of a file hold what value_fill() has made, of whatever sector of the disk? */
+bool value_is(const uint8_t *bytes);
+
+/* ---- reader.c ------------------------------------------------------------------------------------ */
+
+/* The first bytes of the disk, as qemu-io reads them; length: a multiple of 16. False: it says (reader_says)
+ * something else than bytes. */
+bool reader_read(const char *format, const char *path, uint8_t *bytes, uint64_t length);
+const char *reader_says(void);
 
 /* ---- judge.c ------------------------------------------------------------------------------------- */
 
@@ -113,9 +125,16 @@ struct format {
 	const char *options; /* of params: ",key=value..." */
 	const char *
 		create; /* a shell command; $1 is the path of the new image, $2 its size in bytes */
-	const char *external; /* a shell command that judges the image $1 */
+	const char *external; /* a shell command that judges the tables of the image $1: its status is 0, or 3 for leaks */
+	const char *reader;   /* QEMU's name of the format: what the external command judges, qemu-io reads, too */
 	uint32_t block;       /* bytes that are allocated together */
 	uint64_t size;        /* bytes of the disk */
+};
+
+/* Of hashes; never more than half full. */
+struct set {
+	uint64_t *table;
+	size_t room, count;
 };
 
 struct judge {
@@ -125,10 +144,8 @@ struct judge {
 		external_one_in; /* of how many states one is judged by the external command; 0: none */
 	uint64_t seed;
 	/* counted */
-	uint64_t states, seen, externals, leaks, failures;
-	/* hashes of what has been judged */
-	uint64_t *table;
-	size_t table_room;
+	uint64_t states, externals, leaks, failures;
+	struct set seen, seen_tables; /* what has been judged, and that by the external command */
 	char why[512]; /* of the last failure */
 };
 

@@ -118,6 +118,19 @@ void value_fill(void *bytes, uint64_t sector, uint64_t count, uint16_t value)
 	}
 }
 
+bool value_is(const uint8_t *bytes)
+{
+	uint64_t first, word;
+
+	memcpy(&first, bytes, 8);
+	for (unsigned i = 0; i < SECTOR; i += 8) {
+		memcpy(&word, bytes + i, 8);
+		if (word != first)
+			return false;
+	}
+	return first >> 48 && first >> 48 != VALUE_BAD && (first >> 32 & 0xffff) == 0x5eed;
+}
+
 uint16_t value_read(const uint8_t *bytes, uint64_t sector)
 {
 	uint64_t first, word;

@@ -11,21 +11,21 @@ command -v qemu-img >/dev/null || skip "no qemu-img"
 if [ -n "$long" ]; then
 	for cluster in 1024 4096; do
 		qcow2 $cluster
-		judged --random=500 --external=1 "${args[@]}"
-		judged --random=500 --external=1 --fill "${args[@]}"
+		judged --random=100 --external=1 "${args[@]}"
+		judged --random=100 --external=1 --fill "${args[@]}"
 		qcow2_compressed $cluster
-		judged --random=500 --external=1 "${args[@]}"
+		judged --random=100 --external=1 "${args[@]}"
 		qcow2_overlay $cluster
-		judged --random=500 --external=1 "${args[@]}"
+		judged --random=100 --external=1 "${args[@]}"
 	done
 	for options in compat=0.10 refcount_bits=1 refcount_bits=64 lazy_refcounts=on; do
 		qcow2 512 $options
-		judged --depth=2 --random=200 --external=1 "${args[@]}"
-		judged --depth=2 --random=200 --external=1 --fill "${args[@]}"
+		judged --depth=2 --random=50 --external=1 "${args[@]}"
+		judged --depth=2 --random=50 --external=1 --fill "${args[@]}"
 	done
 	qcow2 16384 extended_l2=on
-	judged --depth=2 --random=100 --external=1 "${args[@]}"
-	judged --depth=2 --random=100 --external=1 --fill "${args[@]}"
+	judged --depth=2 --random=20 --external=1 "${args[@]}"
+	judged --depth=2 --random=20 --external=1 --fill "${args[@]}"
 else
 	qcow2 1024
 	judged --part=50 --random=3 --external=200 "${args[@]}"
@@ -35,6 +35,10 @@ else
 	qcow2_overlay 1024
 	judged --depth=2 --random=3 --external=200 "${args[@]}"
 fi
+
+# What QEMU reads is looked at: here it is told that the image is a raw one.
+qcow2 1024
+found --depth=1 --external=1 "${args[@]}" --reader=raw
 
 # A flush that is left out is found. (The first two are those of opening, around the header.)
 qcow2 1024

@@ -273,17 +273,33 @@ void state_free(struct state *state)
 	*state = (struct state){ 0 };
 }
 
-uint64_t state_hash(const struct state *state)
+static uint64_t hash_bytes(uint64_t h, const uint8_t *bytes, uint64_t length)
 {
-	uint64_t h = 0x9e3779b97f4a7c15ull ^ state->size;
-
-	/* room is a multiple of 8, and zero behind size. */
-	for (uint64_t at = 0; at < state->size; at += 8) {
+	for (uint64_t at = 0; at < length; at += 8) {
 		uint64_t v;
 
-		memcpy(&v, state->bytes + at, 8);
+		memcpy(&v, bytes + at, 8);
 		h = (h ^ v) * 0xff51afd7ed558ccdull;
 		h ^= h >> 32;
+	}
+	return h;
+}
+
+/* room is a multiple of 4096, and zero behind size. */
+uint64_t state_hash(const struct state *state)
+{
+	return hash_bytes(0x9e3779b97f4a7c15ull ^ state->size, state->bytes, round_up(state->size, 8));
+}
+
+uint64_t state_hash_tables(const struct state *state)
+{
+	uint64_t h = 0xd6e8feb86659fd93ull ^ state->size;
+
+	for (uint64_t at = 0; at < state->size; at += SECTOR) {
+		const uint8_t *sector = state->bytes + at;
+
+		if (!is_zero(sector, SECTOR) && !value_is(sector))
+			h = hash_bytes(h ^ at, sector, SECTOR);
 	}
 	return h;
 }
