@@ -200,14 +200,14 @@ static int set_size(struct qcow2 *q, uint64_t size)
 /* What lies between old and size reads as zeroes when the disk is longer. */
 static int clear_behind(struct qcow2 *q, uint64_t old, uint64_t size)
 {
-	uint64_t first = align_up(old, q->cluster), end = align_up(size, q->cluster);
+	uint64_t edge = align_up(old, q->subcluster), first = align_up(old, q->cluster), end = align_up(size, q->cluster);
 	uint64_t covered = q->backing ? align_up(q->backing_size, q->cluster) : 0;
 	int r;
 
 	covered = MAX(MIN(covered, end), first);
-	r = q_zero_edge(q, old, MIN(first, size));
+	r = q_zero_edge(q, old, MIN(edge, size));
 	if (r == 0)
-		r = q_zero_entries(q, first, covered);
+		r = q_zero_entries(q, edge, covered);
 	if (r == 0)
 		r = q_vanish(q, covered, end);
 	return r < 0 ? r : meta_checkpoint(q->meta);

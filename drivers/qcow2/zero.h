@@ -11,9 +11,9 @@
 
 /* From start to end, whole clusters that are not part of the disk (any more): no entry is left. */
 int q_vanish(struct qcow2 *q, uint64_t start, uint64_t end);
-/* From start to end, whole clusters, behind the disk's size or not: they read as zeroes, whatever is below. */
+/* From start to end, whole (sub)clusters, behind the disk's size or not: they read as zeroes, whatever is below. */
 int q_zero_entries(struct qcow2 *q, uint64_t start, uint64_t end);
-/* From start to end, which lie in one cluster: reads as zeroes. */
+/* From start to end, which lie in one (sub)cluster: reads as zeroes. */
 int q_zero_edge(struct qcow2 *q, uint64_t start, uint64_t end);
 
 /* As q_writev(), but zeroes are found and not stored, if the option detect-zeroes says so. It is the driver's
