@@ -239,6 +239,12 @@ static void explain(struct job *j, uint32_t block)
 		error(j, "block %u (sector %#x) lies over another block", block, j->bat[block]);
 }
 
+static void is_cut_off(struct job *j, uint32_t block, uint32_t sector)
+{
+	error(j, "block %u (sector %#x) is cut off by the end of the file", block, sector);
+	j->cut_off++;
+}
+
 static void check_entry(struct job *j, uint32_t block)
 {
 	struct vhd *v = j->v;
@@ -248,10 +254,8 @@ static void check_entry(struct job *j, uint32_t block)
 		explain(j, block);
 		return;
 	}
-	if (end > j->file) {
-		error(j, "block %u (sector %#x) is cut off by the end of the file", block, v->bat[block]);
-		j->cut_off++;
-	}
+	if (end > j->file)
+		is_cut_off(j, block, v->bat[block]);
 	if ((uint64_t)v->bat[block] * SECTOR < header_end(v))
 		remark(j, "block %u (sector %#x) lies before the end of the header's parts", block, v->bat[block]);
 	j->result->allocated++;
@@ -598,6 +602,8 @@ static int repair_bat(struct job *j)
 		r = repair_entry(j, i, keep ? j->bat[i] : BAT_UNUSED);
 		if (keep) {
 			take(&taken, j->bat[i]);
+			if (at + block_bytes(v) > j->file)
+				is_cut_off(j, i, j->bat[i]);
 			j->result->image_end = MAX(j->result->image_end, at + block_bytes(v));
 		}
 		given++;
