@@ -58,7 +58,8 @@ static bool make_ours(const char *dir, mode_t mode)
 	return !mkdir(dir, mode) || is_given(dir);
 }
 
-/* Redo logs and locks of a daemon that ran as root. Only plain files with one name: nothing of others'. */
+/* Redo logs, locks and sockets of a daemon that ran as root; whether anybody listens at a socket only who may connect
+ * can tell. Only plain files with one name, and sockets: nothing of others'. */
 static void give_files(int dir_fd, const struct passwd *pw)
 {
 	int fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -72,7 +73,7 @@ static void give_files(int dir_fd, const struct passwd *pw)
 		return;
 	}
 	while ((entry = readdir(dir))) {
-		if (fstatat(dirfd(dir), entry->d_name, &st, AT_SYMLINK_NOFOLLOW) || !S_ISREG(st.st_mode) ||
+		if (fstatat(dirfd(dir), entry->d_name, &st, AT_SYMLINK_NOFOLLOW) || (!S_ISREG(st.st_mode) && !S_ISSOCK(st.st_mode)) ||
 		    st.st_nlink != 1 || st.st_uid)
 			continue;
 		if (fchownat(dirfd(dir), entry->d_name, pw->pw_uid, pw->pw_gid, AT_SYMLINK_NOFOLLOW))
