@@ -916,7 +916,7 @@ static void check_dirs(const struct config *config, const char *name, const char
 
 	for (char *dir = copy ? strtok_r(copy, ":", &save) : NULL; dir; dir = strtok_r(NULL, ":", &save)) {
 		if (stat(dir, &st))
-			say_of(config, name, errors, "warning: ", dir, strerror(errno));
+			say_of(config, name, errors, "warning: ", dir, errno == ENOENT ? "is not there" : strerror(errno));
 		else if (!S_ISDIR(st.st_mode))
 			say_of(config, name, errors, "warning: ", dir, "is no directory");
 	}

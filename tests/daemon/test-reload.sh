@@ -43,7 +43,7 @@ status=0
 "$ringdiskd" --config="$conf" --check-config 2>"$tmp/err" || status=$?
 same 'status of --check-config' 2 "$status"
 for text in '2: user: no-such-user-at-all is no user' '3: control-group: no-such-group-at-all is no group' \
-	'4: warning: image-directories: /no/such No such file' '5: workers (70) is more than max-workers (64, default)'; do
+	'4: warning: image-directories: /no/such is not there' '5: workers (70) is more than max-workers (64, default)'; do
 	grep -qF "$conf.d/70-host.conf:$text" "$tmp/err" || fail "no '$text': $(cat "$tmp/err")"
 done
 printf '[daemon]\nimage-directories = /no/such\n' >"$conf.d/70-host.conf"

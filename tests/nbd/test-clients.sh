@@ -116,12 +116,20 @@ qemu-io -f qcow2 -c "write 0 4k" "$tmp/a.qcow2" >/dev/null || fail "the image is
 "$ringdisk" -s "$sock" events >"$tmp/events" &
 follower=$!
 cleanup stop "$follower"
-ctl 0 export "qcow2:$tmp/a.qcow2" --path told
 heard()
 {
 	grep -Eq "nbd/0 .*$1" "$tmp/events"
 }
-wait_for 20 heard attach
+# Again, if the follower was not there yet.
+exported()
+{
+	ctl 0 export "qcow2:$tmp/a.qcow2" --path told
+	heard attach || {
+		ctl 0 unexport nbd/0
+		return 1
+	}
+}
+wait_for 20 exported
 nbdinfo --size "$(uri told)" >/dev/null
 wait_for 20 heard 'client .*pid [0-9]+, uid [0-9]+'
 wait_for 20 heard 'client-gone'

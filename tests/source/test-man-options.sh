@@ -25,7 +25,8 @@ done <"$tmp/help"
 example=$man/ringdisk.conf.example
 "$ringdiskd" --config="$example" --check-config
 # Its comments are defaults: valid, and every setting and value of ringdisk.conf(5) among them.
-sed 's/^#\([a-z[]\)/\1/' "$example" >"$tmp/all.conf"
+# The user is one that the package makes.
+sed 's/^#\([a-z[]\)/\1/; s/^user = .*/user = nobody/' "$example" >"$tmp/all.conf"
 "$ringdiskd" --config="$tmp/all.conf" --check-config
 tr -d '\\' <"$man/ringdisk.conf.5" | sed -n '/^\.SH SETTINGS/,$p' |
 	sed -n '/^\.BI [a-z-]*= /{s/^\.BI \([a-z-]*\)=.*/\1/;N;s/\nDefault fB\(.*\)fR;.*/ = \1/;p}' >"$tmp/defaults"
