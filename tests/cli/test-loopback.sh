@@ -100,7 +100,7 @@ wait "$guest" || {
 wait_for 20 grep -q verify "$tmp/bench"
 
 # A disk that a guest works with grows, and the guest's requests are all right. The limit makes it slow.
-"$bench" --connect="$tmp/hyp" --no-progress -j verify -c 2000 6/xvda "raw,iops=1000:$tmp/b.img" \
+"$bench" --connect="$tmp/hyp" --no-progress -j verify -c 30000 6/xvda "raw,iops=1000:$tmp/b.img" \
 	>"$tmp/bench" 2>&1 &
 guest=$!
 cleanup stop "$guest"
