@@ -376,7 +376,9 @@ static int write_parent(struct vhd *v, struct header *h, const uint8_t *data, ui
 	if (!r && data)
 		r = file_write(v, data, PARENT_AREA, offset);
 	f.type = type;
-	return r ? r : header_switch(v, h, &f, spare, true);
+	r = r ? r : header_switch(v, h, &f, spare, true);
+	v->differencing = v->footer.type == TYPE_DIFFERENCING;
+	return r;
 }
 
 static int set_parent(struct vhd *v, const char *name, struct header *h)

@@ -553,7 +553,7 @@ static int resize_dynamic(struct vhd *v, uint64_t size)
 		return -EROFS;
 	if (blocks_of(size, v->block) * 4 > BAT_BYTES_MAX)
 		return -EFBIG;
-	if (v->footer.type == TYPE_DIFFERENCING && !v->parent) {
+	if (alone(v)) {
 		v->host->log(v->host, RD_LOG_ERR, "%s: cannot be resized without its parent", v->path);
 		return -EOPNOTSUPP;
 	}

@@ -193,13 +193,14 @@ static int open_dynamic(struct vhd *v, const struct choices *choices)
 
 	if (r)
 		return r;
+	v->differencing = v->footer.type == TYPE_DIFFERENCING;
 	set_geometry(v);
 	r = batmap_read(v);
 	if (!r)
 		r = say(v, bat_load(v, &bad), "table of blocks");
 	if (!r)
 		r = judge(v, bad, choices->damaged);
-	if (!r && v->footer.type == TYPE_DIFFERENCING && !choices->no_parent)
+	if (!r && v->differencing && !choices->no_parent)
 		r = parent_open(v);
 	if (!r)
 		r = mend_copy(v);

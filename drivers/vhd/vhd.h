@@ -46,10 +46,10 @@
 #include "common/meta.h"
 #include "format.h"
 
-/* When it is written; see common/meta.h. */
 /* Option footer=: which one is believed where they contradict each other. */
 enum footer_choice { FOOTER_AUTO, FOOTER_END, FOOTER_BEGINNING };
 
+/* When it is written; see common/meta.h. */
 enum vhd_order { ORDER_BITMAP, ORDER_BAT, ORDERS };
 
 /* In bat[] only: the entry in the file is impossible. Reads are EIO. */
@@ -110,7 +110,8 @@ struct vhd {
 	bool writable, fixed, block_device;
 	bool damaged;        /* opened for repair only: everything else that writes is refused */
 	bool discard_unmap;  /* option discard= */
-	struct footer footer;
+	bool differencing;   /* its type: read without claims, as only set_backing changes it */
+	struct footer footer; /* of a dynamic disk with a claim: resize changes it under claims on all */
 	enum footer_choice believe;
 	bool end_valid, copy_valid; /* which of the footers is good in the file */
 	struct header h;
@@ -325,7 +326,7 @@ int parent_open(struct vhd *v);
 /* A differencing image that was opened without what it stands on. */
 static inline bool alone(const struct vhd *v)
 {
-	return v->footer.type == TYPE_DIFFERENCING && !v->parent;
+	return v->differencing && !v->parent;
 }
 /* Up to LOCATORS + 1 paths that the image names, best first, from malloc. Returns their number. */
 int parent_paths(struct vhd *v, char **paths, int max);

@@ -144,7 +144,7 @@ static uint8_t *new_bitmap(const struct vhd *v, uint64_t offset, uint64_t length
 	uint32_t sectors = v->block / SECTOR, first = (uint32_t)((offset & (v->block - 1)) / SECTOR);
 	uint8_t *bits = calloc(1, v->bitmap_bytes);
 
-	*full = v->footer.type == TYPE_DYNAMIC || length == v->block;
+	*full = !v->differencing || length == v->block;
 	if (bits && *full)
 		bits_set(bits, 0, sectors);
 	else if (bits)

@@ -53,7 +53,7 @@ static bool is_whole(const struct vhd *v, uint64_t offset, uint64_t length)
 /* Nothing below this image can come into sight there. */
 static bool nothing_below(struct vhd *v, uint64_t offset, uint64_t length)
 {
-	if (v->footer.type == TYPE_DYNAMIC)
+	if (!v->differencing)
 		return true;
 	return v->parent && !parent_has(v, offset, length);
 }
