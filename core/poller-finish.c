@@ -64,9 +64,19 @@ void finish_answer_locked(struct pring *r, struct request *req)
 	list_add(&req->node, &r->free);
 }
 
+/* Why a request waits for the operator. */
+enum { TELL_FLUSH = 1, TELL_NO_SPACE = 2, TELL_FAILED = 4 };
+
+static unsigned why_parked(const struct request *req)
+{
+	if (!(req->flags & REQ_HALT))
+		return TELL_FLUSH;
+	return req->err == -ENOSPC ? TELL_NO_SPACE : TELL_FAILED;
+}
+
 /* Those of list that came from ring r: answer or park them, push once.  Returns what else to do. */
 struct aftermath {
-	bool notify, kick, parked, failed;
+	bool notify, kick;
 };
 
 static struct aftermath finish_ring(struct pring *r, struct list_head *list)
@@ -84,8 +94,6 @@ static struct aftermath finish_ring(struct pring *r, struct list_head *list)
 		n++;
 		if (req->flags & REQ_PARK) {
 			park_locked(r, req);
-			after.parked = true;
-			after.failed |= req->flags & REQ_HALT && req->err != -ENOSPC;
 			if (req->flags & REQ_HALT)
 				atomic_fetch_add(&r->poller->full, 1);
 		} else {
@@ -139,15 +147,28 @@ static void count_done(struct poller *p, struct stats_batch *batch, struct reque
 		stats_add(p->cfg.stats->barriers, 1);
 }
 
+/* Some requests wait now.  Each reason is told once, however many there are, until the disk goes on. */
+static void tell_parked(struct poller *p, unsigned why)
+{
+	unsigned news = why & ~atomic_fetch_or(&p->told, why);
+
+	if (atomic_load(&p->error_timeout))
+		poller_kick(p); /* its clock runs from now on */
+	if (news)
+		p->cfg.event(p->cfg.arg, news & TELL_FAILED ? POLLER_FAILED : POLLER_PARKED);
+}
+
 /* The end of a batch, on the poller or a worker.  list is empty afterwards. */
 void finish(struct poller *p, struct list_head *list, uint64_t now, bool on_poller)
 {
 	struct stats_batch batch = stats_batch_begin(p->cfg.stats);
 	struct request *req;
-	bool parked = false, failed = false, wake = false;
+	bool wake = false;
+	unsigned why = 0;
 
 	list_for_each(req, list, node) {
 		if (req->flags & REQ_PARK) {
+			why |= why_parked(req);
 			stats_add(p->cfg.stats->parked, 1);
 			continue; /* keeps its memory */
 		}
@@ -165,19 +186,14 @@ void finish(struct poller *p, struct list_head *list, uint64_t now, bool on_poll
 		if (after.notify)
 			finish_notify(r);
 		wake = wake || after.kick;
-		parked = parked || after.parked;
-		failed = failed || after.failed;
 	}
 	/* On the poller too: the ring that wants may be another one, which has had its turn in this pass. */
 	if (atomic_load(&p->wanting) && atomic_exchange(&p->wanting, false))
 		poller_kick(p);
 	else if (wake && !on_poller)
 		poller_kick(p);
-	if (!parked)
-		return;
-	if (atomic_load(&p->error_timeout))
-		poller_kick(p); /* its clock runs from now on */
-	p->cfg.event(p->cfg.arg, failed ? POLLER_FAILED : POLLER_PARKED);
+	if (why)
+		tell_parked(p, why);
 }
 
 /* They have waited, and nobody came: as failed as any others, also in the counters. */
@@ -275,6 +291,7 @@ void finish_give_up(struct poller *p)
 	atomic_store(&p->exec.gave_up, true);
 	for (unsigned i = 0; i < p->nrings; i++)
 		any |= give_up_ring(&p->ring[i]);
+	atomic_store(&p->told, 0);
 	if (any)
 		p->cfg.event(p->cfg.arg, POLLER_GAVE_UP);
 }

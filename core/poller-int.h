@@ -74,6 +74,7 @@ struct poller {
 	/* atomic */
 	_Atomic bool stop, pausing, resuming, revoked, broken;
 	_Atomic unsigned full;   /* requests with REQ_HALT: consume no more */
+	_Atomic unsigned told;   /* why requests wait, TELL_*: said once, until they start again */
 	_Atomic unsigned error_timeout; /* seconds until these are given up; 0: never */
 	_Atomic unsigned active; /* in flight on all rings, but for parked ones and those that do not run yet */
 	_Atomic bool wanting;    /* max-requests or memory: kick when any request finishes */

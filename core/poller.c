@@ -105,6 +105,7 @@ static void restart_parked(struct poller *p)
 	}
 	stats_add(p->cfg.stats->parked, -(uint64_t)n);
 	atomic_fetch_add(&p->active, n);
+	atomic_store(&p->told, 0);
 	work_enqueue(p, &list);
 }
 

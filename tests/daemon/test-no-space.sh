@@ -60,6 +60,8 @@ full()
 	ctl 0 unpause "$disk"
 	wait "$guest" || fail "$image: $(cat "$tmp/bench")"
 	stop "$reader"
+	# Said once each time, however many requests found no space.
+	[ "$(grep -c '"event":"wait"' "$tmp/events")" -eq $((rounds + 2)) ] || fail "$image: $(cat "$tmp/events")"
 	"$rimg" check --driver-dir="$drivers" "$image" >"$tmp/check" 2>&1 || fail "$image: $(cat "$tmp/check")"
 }
 
