@@ -23,22 +23,13 @@
  *
  * The flush latch (promise 3) is the device's: it outlives reconnects and goes with the device.
  */
-#include "device.h"
+#include "device-int.h"
 
 #include "base/bytes.h"
 #include "base/clock.h"
-#include "base/list.h"
-#include "bufs.h"
 #include "drivers.h"
 #include "events.h"
-#include "grants.h"
-#include "image.h"
-#include "lock.h"
-#include "log.h"
 #include "nbd.h"
-#include "overlay.h"
-#include "poller.h"
-#include "shm.h"
 #include "thread.h"
 
 #include <assert.h>
@@ -52,108 +43,17 @@
 
 #include <xen/io/blkif.h>
 
-#define SECTOR   512u
 #define DRAIN_MS 8000  /* libxl waits 10 s for state 6 */
-#define PAUSE_MS 30000
 #define CLOSE_MS 60000 /* a connect waits so long for the flush of the connection before it */
 #define CALL_MS  30000 /* the operator waits so long for a call */
 #define HURRY_MS 1000u /* when others want the strand */
 #define BUSY_PART 15u  /* of that, for the call before the next */
 #define END_MS   5000  /* at the daemon's end, for references that others still hold */
 
-/* What all devices of one guest share. */
-struct guest {
-	struct list_head node; /* table lock */
-	uint32_t domid;
-	unsigned devices;      /* table lock */
-	struct buf_budget memory;
-	struct grant_budget grants;
-};
-
-/* The one open image of a disk. */
-struct shared {
-	_Atomic unsigned refs;
-	struct image *image; /* strand; NULL: none now, and whoever uses it is paused */
-};
-
-enum call_what { CALL_FLUSH, CALL_RESIZE, CALL_REFRESH, CALL_LOOK };
-
-/* A driver call of the strand's. */
-struct call {
-	struct device *dev; /* a reference */
-	enum call_what what;
-	uint64_t size;
-	/* device lock */
-	struct shared *shared; /* a reference; NULL: put already */
-	int result;
-	bool done;       /* it has returned */
-	bool left;       /* the strand waits no more: the thread frees */
-	bool reaped;     /* the strand knows the result */
-	bool held;       /* left, and requests wait until it returns */
-	bool last_flush; /* left, and who had the image has gone: flush it */
-};
-
-/* Everything that exists only while connected; handed to rd-stuck as a whole when a call hangs.
- * That of NBD clients is the same without rings. */
-struct connection {
-	struct device *dev; /* a reference, for the name, the stats and the latch */
-	struct shared *shared;
-	uint32_t block; /* of the image, as the clients were told */
-	struct nbd_export *export; /* handed over with it when a call of its clients hangs */
-	struct hyp_gnt *gnt;
-	struct hyp_evtchn *evtchn;
-	struct poller *poller;
-	struct settings settings; /* as it was made with; the cache is the image's */
-	/* device lock */
-	bool closed;    /* rd-close is done */
-	bool abandoned; /* the strand waits no more: rd-close frees */
-	unsigned nrings, pages; /* pages of each ring */
-	struct poller_ring_config ring[DEV_MAX_QUEUES];
-};
-
-struct device {
-	struct list_head node; /* table lock; on itself when not listed */
-	_Atomic unsigned refs;
-	/* set before start */
-	uint32_t domid, vdev;
-	char name[DEV_NAME_LEN];
-	char *kind;
-	bool writable, cdrom, removable, by_hand;
-	struct guest *guest;
-	struct pool_client strand;
-	struct shm_disk *shm; /* of .stats; NULL: none */
-	struct stats stats;
-	struct trace trace;
-	struct rd_lock throttle_lock; /* RANK_LEAF */
-	struct throttle throttle;     /* throttle_lock */
-	/* A guest can connect and close as often as it likes. */
-	struct log_limit life, opens;
-	_Atomic bool flush_failed;
-	_Atomic bool looking; /* a size check is queued */
-	/* device lock; what the strand alone changes it may read without */
-	struct rd_lock lock;
-	enum dev_state state;
-	struct connection *conn;
-	struct connection *nbd;    /* while NBD clients use the image */
-	struct nbd_export *export; /* clients may come */
-	unsigned closing;         /* images that are still being closed, without the strand */
-	pthread_cond_t closed;
-	struct call *call;        /* has been left, and was not reaped yet */
-	pthread_cond_t called;
-	unsigned wanted;          /* by so many who are in a hurry */
-	struct settings settings; /* changed by anyone: dev_set */
-	struct params parsed;
-	struct dev_geometry geometry;
-	unsigned ring_order;
-	enum ring_abi abi;
-	bool persistent;
-	char *params;
-	char error[512];
-};
+const struct dev_env *devtab_env;
 
 static struct {
-	const struct dev_env *env;
-	struct dev_env env_copy;
+	struct dev_env env;
 	struct rd_lock lock;
 	struct list_head devices, guests;
 	unsigned alive;               /* devices not freed yet, listed or not */
@@ -178,8 +78,8 @@ const char *dev_state_text(enum dev_state state)
 int devtab_init(const struct dev_env *env)
 {
 	clock_calibrate();
-	tab.env_copy = *env;
-	tab.env = &tab.env_copy;
+	tab.env = *env;
+	devtab_env = &tab.env;
 	lock_init(&tab.lock, RANK_DEVTAB, "device table");
 	list_init(&tab.devices);
 	list_init(&tab.guests);
@@ -220,7 +120,7 @@ static struct device *find_locked(uint32_t domid, uint32_t vdev)
 	return NULL;
 }
 
-static struct device *ref(struct device *dev)
+struct device *dev_ref(struct device *dev)
 {
 	if (dev)
 		atomic_fetch_add(&dev->refs, 1);
@@ -230,7 +130,7 @@ static struct device *ref(struct device *dev)
 struct device *dev_get(uint32_t domid, uint32_t vdev)
 {
 	LOCK_SCOPE(&tab.lock);
-	return ref(find_locked(domid, vdev));
+	return dev_ref(find_locked(domid, vdev));
 }
 
 /* "nbd/N" */
@@ -272,8 +172,8 @@ static struct guest *guest_get_locked(uint32_t domid)
 	if (!guest)
 		return NULL;
 	guest->domid = domid;
-	guest->memory.limit = tab.env->guest_memory;
-	guest->grants.limit = tab.env->guest_grants;
+	guest->memory.limit = devtab_env->guest_memory;
+	guest->grants.limit = devtab_env->guest_grants;
 	list_add_tail(&guest->node, &tab.guests);
 found:
 	guest->devices++;
@@ -347,7 +247,7 @@ void dev_for_each(void (*fn)(struct device *dev, void *arg), void *arg)
 	all = calloc(n ? n : 1, sizeof *all);
 	if (all)
 		list_for_each(dev, &tab.devices, node)
-			all[i++] = ref(dev);
+			all[i++] = dev_ref(dev);
 	lock_release(&tab.lock);
 	for (n = i, i = 0; i < n; i++) {
 		fn(all[i], arg);
@@ -425,8 +325,8 @@ static int parse_params(const char *string, struct params *parsed, char *err, si
 }
 
 /* Parse a params string into parsed and settings.  On failure the reason is in dev->error. */
-static int take_params(struct device *dev, const char *string, struct params *parsed,
-		       struct settings *settings)
+int dev_take_params(struct device *dev, const char *string, struct params *parsed,
+		    struct settings *settings)
 {
 	char err[400] = "";
 	int rc = parse_params(string, parsed, err, sizeof err);
@@ -478,12 +378,9 @@ static struct device *new_device(const struct dev_spec *spec)
 	log_limit_init(&dev->opens, 20, 60000);
 	cond_init_monotonic(&dev->closed);
 	cond_init_monotonic(&dev->called);
-	pool_client_init(&dev->strand, tab.env->control, 1);
+	pool_client_init(&dev->strand, devtab_env->control, 1);
 	return dev;
 }
-
-static void export_if_wanted(struct device *dev);
-static int end_export(struct device *dev);
 
 int dev_create(const struct dev_spec *spec, struct device **out)
 {
@@ -494,7 +391,7 @@ int dev_create(const struct dev_spec *spec, struct device **out)
 		return -ENOMEM;
 	/* Before anybody can find it.  A bad string is an error of the device that the administrator should see, not of
 	 * its making. */
-	take_params(dev, spec->params, &dev->parsed, &dev->settings);
+	dev_take_params(dev, spec->params, &dev->parsed, &dev->settings);
 	lock_acquire(&tab.lock);
 	tab.alive++;
 	if (find_locked(spec->domid, spec->vdev))
@@ -512,7 +409,7 @@ int dev_create(const struct dev_spec *spec, struct device **out)
 	if (dev->shm)
 		dev->stats.shm = shm_counters(dev->shm);
 	event_emit(EVENT_ATTACH, dev->name, 0, "%s", spec->params);
-	export_if_wanted(dev);
+	dev_nbd_begin(dev);
 	*out = dev;
 	return 0;
 }
@@ -522,7 +419,7 @@ void dev_destroy(struct device *dev)
 	bool listed;
 
 	dev_disconnect(dev);
-	end_export(dev);
+	dev_nbd_end(dev);
 	lock_acquire(&tab.lock);
 	listed = !list_empty(&dev->node);
 	list_del(&dev->node);
@@ -561,7 +458,7 @@ int dev_submit(struct device *dev, void (*fn)(struct device *dev, void *arg), vo
 
 	if (!op)
 		return -ENOMEM;
-	*op = (struct op){.job.run = run_op, .dev = ref(dev), .fn = fn, .arg = arg};
+	*op = (struct op){.job.run = run_op, .dev = dev_ref(dev), .fn = fn, .arg = arg};
 	pool_submit(&dev->strand, &op->job);
 	return 0;
 }
@@ -574,7 +471,7 @@ void dev_hurry(struct device *dev, bool hurry)
 }
 
 /* A copy: `ringdisk set` may change them meanwhile. */
-static struct settings settings_now(struct device *dev)
+struct settings dev_settings_now(struct device *dev)
 {
 	LOCK_SCOPE(&dev->lock);
 	return dev->settings;
@@ -593,8 +490,8 @@ static uint32_t open_flags(const struct device *dev, const struct settings *sett
 	return flags;
 }
 
-static int open_image(struct device *dev, const struct params *params,
-		      const struct settings *settings, uint32_t more, struct image **image)
+int dev_image_open(struct device *dev, const struct params *params,
+		   const struct settings *settings, uint32_t more, struct image **image)
 {
 	char reason[400] = "";
 	uint64_t dropped;
@@ -611,7 +508,7 @@ static int open_image(struct device *dev, const struct params *params,
 	return err;
 }
 
-static void shared_put(struct shared *shared)
+void dev_shared_put(struct shared *shared)
 {
 	if (!shared || atomic_fetch_sub(&shared->refs, 1) != 1)
 		return;
@@ -620,7 +517,7 @@ static void shared_put(struct shared *shared)
 }
 
 /* The open image with a reference: the one that is there, or opened now. */
-static int shared_get(struct device *dev, const struct settings *settings, struct shared **out)
+int dev_shared_get(struct device *dev, const struct settings *settings, struct shared **out)
 {
 	struct shared *shared = dev->conn  ? dev->conn->shared
 				: dev->nbd ? dev->nbd->shared
@@ -634,13 +531,13 @@ static int shared_get(struct device *dev, const struct settings *settings, struc
 		return -ENOMEM;
 	atomic_fetch_add(&shared->refs, 1);
 	if (!shared->image) {
-		err = open_image(dev, &dev->parsed, settings, 0, &image);
+		err = dev_image_open(dev, &dev->parsed, settings, 0, &image);
 		lock_acquire(&dev->lock);
 		shared->image = err ? NULL : image;
 		lock_release(&dev->lock);
 	}
 	if (err)
-		shared_put(shared);
+		dev_shared_put(shared);
 	else
 		*out = shared;
 	return err;
@@ -648,9 +545,9 @@ static int shared_get(struct device *dev, const struct settings *settings, struc
 
 int dev_probe(struct device *dev)
 {
-	struct settings settings = settings_now(dev);
+	struct settings settings = dev_settings_now(dev);
 	struct image *image;
-	int err = open_image(dev, &dev->parsed, &settings, RD_OPEN_PROBE, &image);
+	int err = dev_image_open(dev, &dev->parsed, &settings, RD_OPEN_PROBE, &image);
 
 	if (!err)
 		img_close(image);
@@ -658,8 +555,8 @@ int dev_probe(struct device *dev)
 }
 
 /* What the guest is told. */
-static void geometry_of(const struct device *dev, const struct rd_info *info,
-			const struct settings *settings, struct dev_geometry *g)
+void dev_geometry_of(const struct device *dev, const struct rd_info *info,
+		     const struct settings *settings, struct dev_geometry *g)
 {
 	bool discard = dev->writable && info->caps & RD_CAP_DISCARD &&
 		       settings->value[SET_DISCARD] == DISCARD_UNMAP;
@@ -679,8 +576,8 @@ static void geometry_of(const struct device *dev, const struct rd_info *info,
 	};
 }
 
-static struct parse_limits limits_of(const struct device *dev, const struct dev_geometry *g,
-				     const struct settings *settings)
+struct parse_limits dev_limits_of(const struct device *dev, const struct dev_geometry *g,
+				  const struct settings *settings)
 {
 	return (struct parse_limits){
 		.size = g->sectors * SECTOR,
@@ -696,14 +593,10 @@ static struct parse_limits limits_of(const struct device *dev, const struct dev_
 /* --- connecting ------------------------------------------------------------------------------------------- */
 
 static void on_event(void *arg, int what);
-static void wait_for_closing(struct device *dev);
-static void clients_go_on(struct device *dev);
-static int check_call(struct device *dev);
-static bool await_call(struct device *dev, struct connection *c, long long deadline);
 
 static void unmap_rings(struct connection *c)
 {
-	const struct hyp_ops *ops = tab.env->hyp->ops;
+	const struct hyp_ops *ops = devtab_env->hyp->ops;
 
 	for (unsigned i = 0; i < c->nrings; i++) {
 		if (c->ring[i].port >= 0)
@@ -714,9 +607,9 @@ static void unmap_rings(struct connection *c)
 }
 
 /* Takes a half-made one, too; the poller is paused or was never started. */
-static void connection_free(struct connection *c)
+void dev_connection_free(struct connection *c)
 {
-	const struct hyp_ops *ops = tab.env->hyp->ops;
+	const struct hyp_ops *ops = devtab_env->hyp->ops;
 
 	poller_destroy(c->poller);
 	unmap_rings(c);
@@ -724,14 +617,14 @@ static void connection_free(struct connection *c)
 		ops->evtchn_close(c->evtchn);
 	if (c->gnt)
 		ops->gnt_close(c->gnt);
-	shared_put(c->shared);
+	dev_shared_put(c->shared);
 	dev_put(c->dev);
 	free(c);
 }
 
 static int map_ring(struct connection *c, unsigned i, const struct dev_rings *rings)
 {
-	const struct hyp_ops *ops = tab.env->hyp->ops;
+	const struct hyp_ops *ops = devtab_env->hyp->ops;
 	struct poller_ring_config *ring = &c->ring[i];
 	int port, err;
 
@@ -755,11 +648,11 @@ static int map_ring(struct connection *c, unsigned i, const struct dev_rings *ri
 
 static int map_rings(struct connection *c, const struct dev_rings *rings)
 {
-	const struct hyp_ops *ops = tab.env->hyp->ops;
-	int err = ops->gnt_open(tab.env->hyp, &c->gnt);
+	const struct hyp_ops *ops = devtab_env->hyp->ops;
+	int err = ops->gnt_open(devtab_env->hyp, &c->gnt);
 
 	if (!err)
-		err = ops->evtchn_open(tab.env->hyp, &c->evtchn);
+		err = ops->evtchn_open(devtab_env->hyp, &c->evtchn);
 	if (err) {
 		dev_set_error(c->dev, "cannot open grant table or event channels: %s",
 			      strerror(-err));
@@ -780,14 +673,14 @@ static int make_poller(struct connection *c, const struct dev_rings *rings,
 	struct device *dev = c->dev;
 	const struct poller_config config = {
 		.name = dev->name,
-		.hyp = tab.env->hyp,
+		.hyp = devtab_env->hyp,
 		.gnt = c->gnt,
 		.evtchn = c->evtchn,
 		.domid = dev->domid,
 		.vdev = dev->vdev,
-		.workers = tab.env->workers,
+		.workers = devtab_env->workers,
 		.image = c->shared->image,
-		.limits = limits_of(dev, g, settings),
+		.limits = dev_limits_of(dev, g, settings),
 		.settings = settings,
 		.persistent = rings->persistent && g->persistent,
 		.serial = !(img_info(c->shared->image)->caps & RD_CAP_PARALLEL),
@@ -817,22 +710,22 @@ static int make_poller(struct connection *c, const struct dev_rings *rings,
 static int build_connection(struct device *dev, const struct dev_rings *rings,
 			    struct dev_geometry *geometry, struct connection **out)
 {
-	struct settings settings = settings_now(dev);
+	struct settings settings = dev_settings_now(dev);
 	struct connection *c = calloc(1, sizeof *c);
 	int err;
 
 	if (!c)
 		return -ENOMEM;
-	c->dev = ref(dev);
+	c->dev = dev_ref(dev);
 	settings.value[SET_MAX_INDIRECT_SEGMENTS] = rings->max_indirect;
 	/* As it was opened, if NBD clients were first. */
 	if (dev->nbd)
 		settings.value[SET_CACHE] = dev->nbd->settings.value[SET_CACHE];
 	c->settings = settings;
-	err = shared_get(dev, &settings, &c->shared);
+	err = dev_shared_get(dev, &settings, &c->shared);
 	if (err)
 		goto err_free;
-	geometry_of(dev, img_info(c->shared->image), &settings, geometry);
+	dev_geometry_of(dev, img_info(c->shared->image), &settings, geometry);
 	err = map_rings(c, rings);
 	if (!err)
 		err = make_poller(c, rings, &settings, geometry);
@@ -844,7 +737,7 @@ static int build_connection(struct device *dev, const struct dev_rings *rings,
 	return 0;
 
 err_free:
-	connection_free(c);
+	dev_connection_free(c);
 	return err;
 }
 
@@ -857,8 +750,8 @@ int dev_connect(struct device *dev, const struct dev_rings *rings, struct dev_ge
 
 	assert(rings->count && rings->count <= DEV_MAX_QUEUES && rings->order <= RING_MAX_ORDER);
 	dev_disconnect(dev);
-	wait_for_closing(dev);
-	err = check_call(dev);
+	dev_image_wait_closed(dev);
+	err = dev_call_check(dev);
 	if (!err)
 		err = build_connection(dev, rings, geometry, &c);
 	if (err) {
@@ -879,8 +772,8 @@ int dev_connect(struct device *dev, const struct dev_rings *rings, struct dev_ge
 	dev->abi = rings->abi;
 	dev->persistent = rings->persistent && geometry->persistent;
 	lock_release(&dev->lock);
-	clients_go_on(dev);
-	export_if_wanted(dev);
+	dev_nbd_go_on(dev);
+	dev_nbd_begin(dev);
 	log_limited(&dev->life, LOG_LVL_INFO, LOG_DEVICE, "connected: %s, %s, %llu sectors, %u ring(s) of %u page(s)%s",
 		 dev->params, dev->writable ? "read-write" : "read-only",
 		 (unsigned long long)geometry->sectors, rings->count, 1u << rings->order,
@@ -892,7 +785,7 @@ int dev_connect(struct device *dev, const struct dev_rings *rings, struct dev_ge
 /* --- disconnecting ----------------------------------------------------------------------------------------- */
 
 /* Make what is written durable before the image is closed: nobody else will. */
-static void flush_at_end(struct connection *c)
+void dev_image_flush(struct connection *c)
 {
 	int err;
 
@@ -907,9 +800,9 @@ static void flush_at_end(struct connection *c)
 	log_err(LOG_DEVICE, "flush at the end failed: %s", strerror(-err));
 }
 
-static unsigned drain_ms(void)
+unsigned dev_drain_ms(void)
 {
-	return tab.env->drain_ms ? tab.env->drain_ms : DRAIN_MS;
+	return devtab_env->drain_ms ? devtab_env->drain_ms : DRAIN_MS;
 }
 
 /* "rd-stuck": until the call that hangs comes back, if it ever does. */
@@ -920,18 +813,18 @@ static void *wait_for_stuck(void *arg)
 	log_set_prefix(c->dev->name);
 	poller_pause(c->poller, -1);
 	log_warn(LOG_DEVICE, "the call that hung has returned; its image is closed now");
-	connection_free(c);
+	dev_connection_free(c);
 	return NULL;
 }
 
 /* A call does not return.  The guest gets its memory back, and the call a thread to wait for it. */
 static int give_up(struct connection *c)
 {
-	const struct hyp_ops *ops = tab.env->hyp->ops;
+	const struct hyp_ops *ops = devtab_env->hyp->ops;
 	pthread_t thread;
 
 	log_err(LOG_DEVICE, "a driver call has not returned in %u ms: the guest's memory is revoked, "
-		"and the image stays open and locked until the call returns", drain_ms());
+		"and the image stays open and locked until the call returns", dev_drain_ms());
 	dev_set_error(c->dev, "a driver call does not return; the image is still in use");
 	poller_revoke(c->poller);
 	/* The event channels stay bound: they are the poller's, which runs. */
@@ -952,8 +845,8 @@ static void *flush_and_close(void *arg)
 	bool abandoned;
 
 	log_set_prefix(dev->name);
-	flush_at_end(c);
-	shared_put(c->shared);
+	dev_image_flush(c);
+	dev_shared_put(c->shared);
 	c->shared = NULL;
 	lock_acquire(&dev->lock);
 	c->closed = true;
@@ -963,7 +856,7 @@ static void *flush_and_close(void *arg)
 	lock_release(&dev->lock);
 	if (abandoned) {
 		log_warn(LOG_DEVICE, "the image is closed now");
-		connection_free(c);
+		dev_connection_free(c);
 	}
 	return NULL;
 }
@@ -983,28 +876,28 @@ static bool wait_closed(struct connection *c, long long deadline)
 }
 
 /* Flush and close without waiting for ever: these are driver calls, too.  Takes c. */
-static int close_image(struct connection *c, long long deadline)
+int dev_image_close(struct connection *c, long long deadline)
 {
 	struct device *dev = c->dev;
 	pthread_t thread;
 
-	if (!await_call(dev, c, deadline) && dev->call->shared == c->shared) {
+	if (!dev_call_await(dev, c, deadline) && dev->call->shared == c->shared) {
 		lock_acquire(&dev->lock);
 		dev->call->last_flush = true;
 		lock_release(&dev->lock);
-		connection_free(c);
+		dev_connection_free(c);
 		log_err(LOG_DEVICE, "a driver call has not returned: the image stays open and locked until it does");
 		dev_set_error(dev, "a driver call does not return; the image is still in use");
 		return -ETIMEDOUT;
 	}
 	if (thread_start(&thread, "rd-close", flush_and_close, c)) {
-		flush_at_end(c);
-		connection_free(c);
+		dev_image_flush(c);
+		dev_connection_free(c);
 		return 0;
 	}
 	if (wait_closed(c, deadline)) {
 		pthread_join(thread, NULL);
-		connection_free(c);
+		dev_connection_free(c);
 		return 0;
 	}
 	pthread_detach(thread);
@@ -1014,7 +907,7 @@ static int close_image(struct connection *c, long long deadline)
 }
 
 /* A guest that comes back at once (kexec, a boot loader) finds the image free again, if it ever is. */
-static void wait_for_closing(struct device *dev)
+void dev_image_wait_closed(struct device *dev)
 {
 	long long deadline = monotonic_ms() + CLOSE_MS;
 
@@ -1026,7 +919,7 @@ static void wait_for_closing(struct device *dev)
 
 int dev_disconnect(struct device *dev)
 {
-	long long deadline = monotonic_ms() + drain_ms();
+	long long deadline = monotonic_ms() + dev_drain_ms();
 	struct connection *c;
 	int err;
 
@@ -1042,7 +935,7 @@ int dev_disconnect(struct device *dev)
 	dev->geometry = (struct dev_geometry){0};
 	lock_release(&dev->lock);
 	event_emit(EVENT_DISCONNECT, dev->name, 0, "%s", err ? "a driver call does not return" : "");
-	clients_go_on(dev);
+	dev_nbd_go_on(dev);
 	if (err)
 		return give_up(c);
 	poller_fail_parked(c->poller);
@@ -1050,7 +943,7 @@ int dev_disconnect(struct device *dev)
 	c->poller = NULL;
 	unmap_rings(c);
 	c->nrings = 0;
-	err = close_image(c, deadline);
+	err = dev_image_close(c, deadline);
 	if (!err)
 		log_limited(&dev->life, LOG_LVL_INFO, LOG_DEVICE, "disconnected");
 	return err;
@@ -1058,7 +951,7 @@ int dev_disconnect(struct device *dev)
 
 /* --- pause, unpause, size ------------------------------------------------------------------------------------ */
 
-static void set_state(struct device *dev, enum dev_state state)
+void dev_set_state(struct device *dev, enum dev_state state)
 {
 	LOCK_SCOPE(&dev->lock);
 	if (!dev->conn && state == DEV_CONNECTED)
@@ -1069,7 +962,7 @@ static void set_state(struct device *dev, enum dev_state state)
 
 /* The connection, if its state is one of the two; without a guest that of NBD clients, which is as good as
  * connected when it is not paused. */
-static struct connection *connection_in(struct device *dev, enum dev_state a, enum dev_state b)
+struct connection *dev_connection_in(struct device *dev, enum dev_state a, enum dev_state b)
 {
 	enum dev_state state;
 
@@ -1081,7 +974,7 @@ static struct connection *connection_in(struct device *dev, enum dev_state a, en
 }
 
 /* NBD clients, after whatever stopped them, if there is an image to go on. */
-static void clients_go_on(struct device *dev)
+void dev_nbd_go_on(struct device *dev)
 {
 	struct image *image = dev->nbd ? dev->nbd->shared->image : NULL;
 
@@ -1092,7 +985,7 @@ static void clients_go_on(struct device *dev)
 }
 
 /* Nothing new starts, and nothing runs, of the ring and of NBD clients; or all goes on as before. */
-static int hold(struct device *dev, struct connection *c)
+int dev_hold(struct device *dev, struct connection *c)
 {
 	long long deadline = monotonic_ms() + PAUSE_MS;
 	int err = c->poller ? poller_pause(c->poller, deadline) : 0;
@@ -1110,33 +1003,33 @@ static int hold(struct device *dev, struct connection *c)
 
 int dev_pause(struct device *dev)
 {
-	struct connection *c = connection_in(dev, DEV_CONNECTED, DEV_PAUSED);
+	struct connection *c = dev_connection_in(dev, DEV_CONNECTED, DEV_PAUSED);
 	int err;
 
 	if (!c) {
 		dev_set_error(dev, "not connected: nothing to pause");
 		return -ENOTCONN;
 	}
-	err = check_call(dev);
+	err = dev_call_check(dev);
 	if (err)
 		return err;
-	err = hold(dev, c);
+	err = dev_hold(dev, c);
 	if (err) {
 		dev_set_error(dev, "requests have not finished in %d s: not paused", PAUSE_MS / 1000);
 		return err;
 	}
-	set_state(dev, DEV_PAUSED);
+	dev_set_state(dev, DEV_PAUSED);
 	log_info(LOG_DEVICE, "paused");
 	event_emit(EVENT_PAUSE, dev->name, 0, "%s", "");
 	return 0;
 }
 
 /* With what the guest was told and the image was opened with: what is not live is for the next connection. */
-static void go_on(struct device *dev, struct connection *c)
+void dev_go_on(struct device *dev, struct connection *c)
 {
-	struct parse_limits limits = limits_of(dev, &dev->geometry, &c->settings);
+	struct parse_limits limits = dev_limits_of(dev, &dev->geometry, &c->settings);
 
-	clients_go_on(dev);
+	dev_nbd_go_on(dev);
 	if (!c->poller)
 		return;
 	poller_resume(c->poller, c->shared->image, &limits, c->settings.value[SET_CACHE] == CACHE_NONE,
@@ -1160,7 +1053,7 @@ static int fits_guest(struct device *dev, const struct image *image)
 }
 
 /* Somebody else still has the image when a call of an earlier connection hangs: then it cannot be closed. */
-static int check_shared(struct device *dev, struct connection *c)
+int dev_swap_check(struct device *dev, struct connection *c)
 {
 	unsigned ours = (dev->conn != NULL) + (dev->nbd != NULL);
 
@@ -1171,7 +1064,7 @@ static int check_shared(struct device *dev, struct connection *c)
 }
 
 /* Tell those who run what has been set. */
-static void apply_locked(struct device *dev)
+void dev_apply_locked(struct device *dev)
 {
 	lock_assert_held(&dev->lock);
 	if (dev->conn)
@@ -1213,7 +1106,7 @@ static void adopt(struct device *dev, struct connection *c, struct image *image,
 {
 	struct dev_geometry g;
 
-	geometry_of(dev, img_info(image), &new->after, &g);
+	dev_geometry_of(dev, img_info(image), &new->after, &g);
 	note_cache(dev, &new->after);
 	lock_acquire(&dev->lock);
 	c->shared->image = image;
@@ -1222,7 +1115,7 @@ static void adopt(struct device *dev, struct connection *c, struct image *image,
 	free(dev->params);
 	dev->params = params;
 	take_new_locked(dev, new);
-	apply_locked(dev);
+	dev_apply_locked(dev);
 	if (dev->conn) {
 		dev->geometry.sectors = g.sectors;
 		dev->geometry.discard = g.discard;
@@ -1240,13 +1133,13 @@ static void set_image(struct connection *c, struct image *image)
 /* The old image was closed to make way; without it the disk cannot go on. */
 static int reopen_old(struct device *dev, struct connection *c)
 {
-	struct settings settings = settings_now(dev);
+	struct settings settings = dev_settings_now(dev);
 	struct image *image = NULL;
 	char why[512], again[512];
 	int err;
 
 	dev_error(dev, why, sizeof why);
-	err = open_image(dev, &dev->parsed, &settings, 0, &image);
+	err = dev_image_open(dev, &dev->parsed, &settings, 0, &image);
 	set_image(c, err ? NULL : image);
 	note_cache(dev, &settings);
 	if (err) {
@@ -1266,7 +1159,7 @@ static void close_old(struct connection *c)
 
 	if (!image)
 		return;
-	flush_at_end(c);
+	dev_image_flush(c);
 	set_image(c, NULL);
 	img_close(image);
 }
@@ -1284,7 +1177,7 @@ static int open_new(struct device *dev, const struct params *parsed, const struc
 		dev_set_error(dev, "%s", why);
 		return err;
 	}
-	err = open_image(dev, parsed, settings, more, image);
+	err = dev_image_open(dev, parsed, settings, more, image);
 	if (!err && overlay && img_info(*image)->size != size) {
 		dev_set_error(dev, "an image of this kind cannot have %llu bytes", (unsigned long long)size);
 		err = -EINVAL;
@@ -1313,16 +1206,16 @@ static int take_new_params(struct device *dev, const char *string, struct params
 	*copy = strdup(string);
 	if (!*copy)
 		return -ENOMEM;
-	new->before = new->after = settings_now(dev);
-	err = take_params(dev, string, parsed, &new->after);
+	new->before = new->after = dev_settings_now(dev);
+	err = dev_take_params(dev, string, parsed, &new->after);
 	if (err)
 		free(*copy);
 	return err;
 }
 
 /* Close the old image and open the new one: in this order, as the new may stand on the old. */
-static int swap_image(struct device *dev, struct connection *c, const char *string,
-		      const struct overlay *overlay)
+int dev_swap_image(struct device *dev, struct connection *c, const char *string,
+		   const struct overlay *overlay)
 {
 	uint64_t size = c->shared->image ? img_info(c->shared->image)->size : 0;
 	struct image *image = NULL;
@@ -1346,19 +1239,19 @@ static int swap_image(struct device *dev, struct connection *c, const char *stri
 }
 
 /* The store has the image's name, too. */
-static void tell_image(struct device *dev, uint64_t sectors)
+void dev_swap_tell(struct device *dev, uint64_t sectors)
 {
-	if (!tab.env->notify)
+	if (!devtab_env->notify)
 		return;
-	tab.env->notify(dev, DEV_EV_IMAGE, tab.env->notify_arg);
+	devtab_env->notify(dev, DEV_EV_IMAGE, devtab_env->notify_arg);
 	if (dev->geometry.sectors != sectors)
-		tab.env->notify(dev, DEV_EV_RESIZED, tab.env->notify_arg);
+		devtab_env->notify(dev, DEV_EV_RESIZED, devtab_env->notify_arg);
 }
 
 /* A disk whose writes wait for space is not paused, but to unpause it is what its operator was told. */
 static int pause_if_full(struct device *dev)
 {
-	struct connection *c = connection_in(dev, DEV_CONNECTED, DEV_CONNECTED);
+	struct connection *c = dev_connection_in(dev, DEV_CONNECTED, DEV_CONNECTED);
 	struct poller_view view = {0};
 
 	if (!c || !c->poller || atomic_load(&dev->flush_failed))
@@ -1369,7 +1262,7 @@ static int pause_if_full(struct device *dev)
 
 int dev_unpause(struct device *dev, const char *params)
 {
-	int err = check_call(dev);
+	int err = dev_call_check(dev);
 	uint64_t sectors = dev->geometry.sectors;
 	struct connection *c;
 
@@ -1377,14 +1270,14 @@ int dev_unpause(struct device *dev, const char *params)
 		err = pause_if_full(dev);
 	if (err)
 		return err;
-	c = connection_in(dev, DEV_PAUSED, DEV_PAUSED);
+	c = dev_connection_in(dev, DEV_PAUSED, DEV_PAUSED);
 	if (!c) {
 		dev_set_error(dev, "not paused");
 		return -EINVAL;
 	}
-	err = params ? check_shared(dev, c) : 0;
+	err = params ? dev_swap_check(dev, c) : 0;
 	if (!err && params)
-		err = swap_image(dev, c, params, NULL);
+		err = dev_swap_image(dev, c, params, NULL);
 	if (!err && !c->shared->image)
 		err = -ENOENT;
 	if (err) {
@@ -1395,16 +1288,16 @@ int dev_unpause(struct device *dev, const char *params)
 		event_emit(EVENT_ERROR, dev->name, 0, "still paused: %s", why);
 		return err;
 	}
-	set_state(dev, DEV_CONNECTED);
+	dev_set_state(dev, DEV_CONNECTED);
 	if (c->poller)
 		poller_try_again(c->poller);
 	if (!atomic_load(&dev->flush_failed))
 		dev_set_error(dev, "%s", ""); /* before it goes on, and perhaps fails again */
-	go_on(dev, c);
+	dev_go_on(dev, c);
 	log_info(LOG_DEVICE, "going on, on %s", dev->params);
 	event_emit(EVENT_UNPAUSE, dev->name, 0, "%s", dev->params);
 	if (params)
-		tell_image(dev, sectors);
+		dev_swap_tell(dev, sectors);
 	return 0;
 }
 
@@ -1422,7 +1315,7 @@ static int swap_idle(struct device *dev, const char *string, const struct overla
 
 	if (err)
 		return err;
-	wait_for_closing(dev);
+	dev_image_wait_closed(dev);
 	if (overlay)
 		err = dev_size(dev, &size);
 	if (!err)
@@ -1447,11 +1340,11 @@ static int swap_running(struct device *dev, struct connection *c, const char *st
 			const struct overlay *overlay)
 {
 	bool paused = dev_state(dev) == DEV_PAUSED;
-	int err = check_shared(dev, c);
+	int err = dev_swap_check(dev, c);
 
 	if (err)
 		return err;
-	err = paused ? 0 : hold(dev, c);
+	err = paused ? 0 : dev_hold(dev, c);
 	if (err) {
 		dev_set_error(dev, "requests have not finished in %d s: nothing was changed", PAUSE_MS / 1000);
 		return err;
@@ -1460,15 +1353,15 @@ static int swap_running(struct device *dev, struct connection *c, const char *st
 	if (overlay)
 		err = dev_flush(dev);
 	if (!err)
-		err = swap_image(dev, c, string, overlay);
+		err = dev_swap_image(dev, c, string, overlay);
 	if (paused)
 		return err;
 	if (!err)
 		poller_try_again(c->poller);
 	if (c->shared->image)
-		go_on(dev, c);
+		dev_go_on(dev, c);
 	else
-		set_state(dev, DEV_PAUSED);
+		dev_set_state(dev, DEV_PAUSED);
 	return err;
 }
 
@@ -1480,7 +1373,7 @@ static int swapped(struct device *dev, const char *what, int err, uint64_t secto
 	if (!err) {
 		log_info(LOG_DEVICE, "%s: now on %s", what, dev->params);
 		event_emit(EVENT_IMAGE, dev->name, 0, "%s", dev->params);
-		tell_image(dev, sectors);
+		dev_swap_tell(dev, sectors);
 		return 0;
 	}
 	dev_error(dev, why, sizeof why);
@@ -1491,8 +1384,8 @@ static int swapped(struct device *dev, const char *what, int err, uint64_t secto
 
 static int exchange(struct device *dev, const char *string, const struct overlay *overlay)
 {
-	struct connection *c = connection_in(dev, DEV_CONNECTED, DEV_PAUSED);
-	int err = check_call(dev);
+	struct connection *c = dev_connection_in(dev, DEV_CONNECTED, DEV_PAUSED);
+	int err = dev_call_check(dev);
 
 	if (err)
 		return err;
@@ -1560,15 +1453,15 @@ static void take_size(struct device *dev, struct connection *c)
 	lock_release(&dev->lock);
 	log_info(LOG_DEVICE, "size is now %llu sectors", (unsigned long long)sectors);
 	event_emit(EVENT_RESIZE, dev->name, sectors * SECTOR, "%s", "");
-	if (tab.env->notify)
-		tab.env->notify(dev, DEV_EV_RESIZED, tab.env->notify_arg);
+	if (devtab_env->notify)
+		devtab_env->notify(dev, DEV_EV_RESIZED, devtab_env->notify_arg);
 }
 
 /* --- calls that may hang --------------------------------------------------------------------------------------- */
 
 static unsigned call_ms(void)
 {
-	return tab.env->call_ms ? tab.env->call_ms : CALL_MS;
+	return devtab_env->call_ms ? devtab_env->call_ms : CALL_MS;
 }
 
 static const char *call_text(enum call_what what)
@@ -1603,11 +1496,11 @@ static void follow_size(struct device *dev, struct connection *c, bool held)
 
 	if (!size_differs(dev, c))
 		return;
-	if (!held && !paused && hold(dev, c))
+	if (!held && !paused && dev_hold(dev, c))
 		return; /* a request hangs; the next look finds it again */
 	take_size(dev, c);
 	if (!held && !paused)
-		go_on(dev, c);
+		dev_go_on(dev, c);
 }
 
 /* What comes of a call that was left; c: who has the image still, or NULL. */
@@ -1621,7 +1514,7 @@ static void take_result(struct device *dev, struct connection *c, const struct c
 	if (call->what != CALL_FLUSH && call->result >= 0 && c)
 		follow_size(dev, c, call->held);
 	if (call->held && c)
-		go_on(dev, c);
+		dev_go_on(dev, c);
 }
 
 /* [strand] Take note of a call that has returned.  c: a connection that is being closed, or NULL. */
@@ -1643,7 +1536,7 @@ static void reap_call(struct device *dev, struct connection *c)
 		return;
 	take_result(dev, owner ? c : NULL, call);
 	if (owner)
-		shared_put(call->shared); /* not the last */
+		dev_shared_put(call->shared); /* not the last */
 	lock_acquire(&dev->lock);
 	if (owner)
 		call->shared = NULL;
@@ -1657,7 +1550,7 @@ static void reap_call(struct device *dev, struct connection *c)
 }
 
 /* [strand] False: the call that was left has not returned at the deadline. */
-static bool await_call(struct device *dev, struct connection *c, long long deadline)
+bool dev_call_await(struct device *dev, struct connection *c, long long deadline)
 {
 	lock_acquire(&dev->lock);
 	while (dev->call && !dev->call->done)
@@ -1669,9 +1562,9 @@ static bool await_call(struct device *dev, struct connection *c, long long deadl
 }
 
 /* [strand] For what cannot be done beside such a call. */
-static int check_call(struct device *dev)
+int dev_call_check(struct device *dev)
 {
-	if (await_call(dev, NULL, monotonic_ms() + call_ms() / BUSY_PART))
+	if (dev_call_await(dev, NULL, monotonic_ms() + call_ms() / BUSY_PART))
 		return 0;
 	dev_set_error(dev, "busy: a %s has not returned yet%s", call_text(dev->call->what),
 		      dev->call->held ? ", and requests wait for it" : "");
@@ -1695,7 +1588,7 @@ static void close_left(struct call *call)
 		err = img_flush(image);
 	if (err)
 		latch_flush(dev, err);
-	shared_put(call->shared);
+	dev_shared_put(call->shared);
 	if (call->last_flush)
 		log_warn(LOG_DEVICE, "the image is closed now");
 	lock_acquire(&dev->lock);
@@ -1771,7 +1664,7 @@ static struct call *call_new(struct device *dev, struct shared *shared, enum cal
 	if (!call)
 		return NULL;
 	atomic_fetch_add(&shared->refs, 1);
-	*call = (struct call){.dev = ref(dev), .what = what, .size = size, .shared = shared};
+	*call = (struct call){.dev = dev_ref(dev), .what = what, .size = size, .shared = shared};
 	return call;
 }
 
@@ -1792,7 +1685,7 @@ static int start_call(struct device *dev, struct shared *shared, enum call_what 
 		result = call->result;
 	}
 	if (call)
-		shared_put(call->shared);
+		dev_shared_put(call->shared);
 	if (call)
 		dev_put(dev);
 	free(call);
@@ -1800,7 +1693,7 @@ static int start_call(struct device *dev, struct shared *shared, enum call_what 
 }
 
 /* [strand] The result of the call, or -ETIMEDOUT and dev->call is set; then requests that are held go on when it has
- * returned.  Nothing else can be done meanwhile: check_call() comes first. */
+ * returned.  Nothing else can be done meanwhile: dev_call_check() comes first. */
 static int run_call(struct device *dev, struct shared *shared, enum call_what what, uint64_t size, bool held)
 {
 	int result = start_call(dev, shared, what, size, call_ms(), held);
@@ -1856,12 +1749,12 @@ static int resize_image(struct device *dev, struct image *image, uint64_t size, 
 /* No guest has it: opened for this alone. */
 static int resize_idle(struct device *dev, uint64_t size, bool shrink)
 {
-	struct settings settings = settings_now(dev);
+	struct settings settings = dev_settings_now(dev);
 	struct image *image;
 	int err;
 
-	wait_for_closing(dev);
-	err = open_image(dev, &dev->parsed, &settings, 0, &image);
+	dev_image_wait_closed(dev);
+	err = dev_image_open(dev, &dev->parsed, &settings, 0, &image);
 	if (err)
 		return err;
 	err = size ? resize_image(dev, image, size, shrink) : 0;
@@ -1885,9 +1778,9 @@ static int resize_running(struct device *dev, struct connection *c, uint64_t siz
 
 int dev_resize(struct device *dev, uint64_t size, bool shrink)
 {
-	struct connection *c = connection_in(dev, DEV_CONNECTED, DEV_PAUSED);
-	bool paused = connection_in(dev, DEV_PAUSED, DEV_PAUSED) != NULL;
-	int err = check_call(dev);
+	struct connection *c = dev_connection_in(dev, DEV_CONNECTED, DEV_PAUSED);
+	bool paused = dev_connection_in(dev, DEV_PAUSED, DEV_PAUSED) != NULL;
+	int err = dev_call_check(dev);
 
 	if (err)
 		return err;
@@ -1898,7 +1791,7 @@ int dev_resize(struct device *dev, uint64_t size, bool shrink)
 		return -ENOENT;
 	}
 	if (!paused)
-		err = hold(dev, c);
+		err = dev_hold(dev, c);
 	if (err) {
 		dev_set_error(dev, "requests have not finished in %d s: not resized", PAUSE_MS / 1000);
 		return err;
@@ -1909,14 +1802,14 @@ int dev_resize(struct device *dev, uint64_t size, bool shrink)
 	if (err >= 0)
 		take_size(dev, c);
 	if (!paused)
-		go_on(dev, c);
+		dev_go_on(dev, c);
 	return MIN(err, 0);
 }
 
 int dev_size(struct device *dev, uint64_t *size)
 {
-	struct connection *c = connection_in(dev, DEV_CONNECTED, DEV_PAUSED);
-	struct settings settings = settings_now(dev);
+	struct connection *c = dev_connection_in(dev, DEV_CONNECTED, DEV_PAUSED);
+	struct settings settings = dev_settings_now(dev);
 	struct image *image;
 	int err;
 
@@ -1924,8 +1817,8 @@ int dev_size(struct device *dev, uint64_t *size)
 		*size = img_info(c->shared->image)->size;
 		return 0;
 	}
-	wait_for_closing(dev);
-	err = open_image(dev, &dev->parsed, &settings, RD_OPEN_PROBE, &image);
+	dev_image_wait_closed(dev);
+	err = dev_image_open(dev, &dev->parsed, &settings, RD_OPEN_PROBE, &image);
 	if (err)
 		return err;
 	*size = img_info(image)->size;
@@ -1935,12 +1828,12 @@ int dev_size(struct device *dev, uint64_t *size)
 
 int dev_flush(struct device *dev)
 {
-	struct connection *c = connection_in(dev, DEV_CONNECTED, DEV_PAUSED);
+	struct connection *c = dev_connection_in(dev, DEV_CONNECTED, DEV_PAUSED);
 	int err;
 
 	if (!c || !c->shared->image || !img_writable(c->shared->image))
 		return 0;
-	err = check_call(dev);
+	err = dev_call_check(dev);
 	if (err)
 		return err;
 	err = atomic_load(&dev->flush_failed) ? -EIO : run_call(dev, c->shared, CALL_FLUSH, 0, false);
@@ -1967,12 +1860,12 @@ static int check_image(struct device *dev, struct image *image, const struct rd_
 
 static int check_idle(struct device *dev, const struct rd_progress *progress, struct rd_check *result)
 {
-	struct settings settings = settings_now(dev);
+	struct settings settings = dev_settings_now(dev);
 	struct image *image;
 	int err;
 
-	wait_for_closing(dev);
-	err = open_image(dev, &dev->parsed, &settings, RD_OPEN_PROBE, &image);
+	dev_image_wait_closed(dev);
+	err = dev_image_open(dev, &dev->parsed, &settings, RD_OPEN_PROBE, &image);
 	if (err)
 		return err;
 	err = check_image(dev, image, progress, result);
@@ -1982,9 +1875,9 @@ static int check_idle(struct device *dev, const struct rd_progress *progress, st
 
 int dev_check(struct device *dev, const struct rd_progress *progress, struct rd_check *result)
 {
-	struct connection *c = connection_in(dev, DEV_CONNECTED, DEV_PAUSED);
-	bool paused = connection_in(dev, DEV_PAUSED, DEV_PAUSED) != NULL;
-	int err = check_call(dev);
+	struct connection *c = dev_connection_in(dev, DEV_CONNECTED, DEV_PAUSED);
+	bool paused = dev_connection_in(dev, DEV_PAUSED, DEV_PAUSED) != NULL;
+	int err = dev_call_check(dev);
 
 	if (err)
 		return err;
@@ -1994,7 +1887,7 @@ int dev_check(struct device *dev, const struct rd_progress *progress, struct rd_
 		dev_set_error(dev, "it has no image now");
 		return -ENOENT;
 	}
-	err = paused ? 0 : hold(dev, c);
+	err = paused ? 0 : dev_hold(dev, c);
 	if (err) {
 		dev_set_error(dev, "requests have not finished in %d s: not checked", PAUSE_MS / 1000);
 		return err;
@@ -2003,7 +1896,7 @@ int dev_check(struct device *dev, const struct rd_progress *progress, struct rd_
 	if (!err)
 		err = check_image(dev, c->shared->image, progress, result);
 	if (!paused)
-		go_on(dev, c);
+		dev_go_on(dev, c);
 	return err;
 }
 
@@ -2019,12 +1912,12 @@ static void put_cache(struct device *dev, const struct settings *settings)
 
 static int reopen(struct device *dev, struct connection *c, const struct settings *before)
 {
-	struct settings settings = settings_now(dev);
+	struct settings settings = dev_settings_now(dev);
 	struct image *image = NULL;
 	int err;
 
 	close_old(c);
-	err = open_image(dev, &dev->parsed, &settings, 0, &image);
+	err = dev_image_open(dev, &dev->parsed, &settings, 0, &image);
 	if (err) {
 		put_cache(dev, before);
 		reopen_old(dev, c);
@@ -2037,18 +1930,18 @@ static int reopen(struct device *dev, struct connection *c, const struct setting
 
 int dev_set_reopen(struct device *dev, const char *key, const char *value, char *err, size_t errlen)
 {
-	struct connection *c = connection_in(dev, DEV_CONNECTED, DEV_PAUSED);
-	bool paused = connection_in(dev, DEV_PAUSED, DEV_PAUSED) != NULL;
-	struct settings before = settings_now(dev);
+	struct connection *c = dev_connection_in(dev, DEV_CONNECTED, DEV_PAUSED);
+	bool paused = dev_connection_in(dev, DEV_PAUSED, DEV_PAUSED) != NULL;
+	struct settings before = dev_settings_now(dev);
 	int rc = dev_set(dev, key, value, ORIGIN_SET, err, errlen);
 
-	if (rc || !c || !c->shared->image || settings_now(dev).value[SET_CACHE] == c->settings.value[SET_CACHE])
+	if (rc || !c || !c->shared->image || dev_settings_now(dev).value[SET_CACHE] == c->settings.value[SET_CACHE])
 		return rc;
-	rc = check_call(dev);
+	rc = dev_call_check(dev);
 	if (!rc)
-		rc = check_shared(dev, c);
+		rc = dev_swap_check(dev, c);
 	if (!rc && !paused)
-		rc = hold(dev, c);
+		rc = dev_hold(dev, c);
 	if (rc) {
 		put_cache(dev, &before);
 		if (rc == -EBUSY)
@@ -2061,16 +1954,16 @@ int dev_set_reopen(struct device *dev, const char *key, const char *value, char 
 	if (rc)
 		dev_error(dev, err, errlen);
 	if (!c->shared->image)
-		set_state(dev, DEV_PAUSED);
+		dev_set_state(dev, DEV_PAUSED);
 	else if (!paused)
-		go_on(dev, c);
+		dev_go_on(dev, c);
 	return rc;
 }
 
 /* Nobody waits for it, here neither: what it finds is taken note of when it returns. */
-static void look_at_size(struct device *dev, void *arg)
+void dev_call_look(struct device *dev, void *arg)
 {
-	struct connection *c = connection_in(dev, DEV_CONNECTED, DEV_PAUSED);
+	struct connection *c = dev_connection_in(dev, DEV_CONNECTED, DEV_PAUSED);
 
 	(void)arg;
 	reap_call(dev, NULL);
@@ -2103,11 +1996,11 @@ static void on_event(void *arg, int what)
 
 	switch (what) {
 	case POLLER_TICK:
-		if (!atomic_exchange(&dev->looking, true) && dev_submit(dev, look_at_size, NULL))
+		if (!atomic_exchange(&dev->looking, true) && dev_submit(dev, dev_call_look, NULL))
 			atomic_store(&dev->looking, false);
 		return;
 	case POLLER_BROKEN:
-		set_state(dev, DEV_BROKEN);
+		dev_set_state(dev, DEV_BROKEN);
 		dev_set_error(dev, "the frontend's ring is impossible: stopped");
 		log_limited(&dev->life, LOG_LVL_ERR, LOG_DEVICE,
 			    "a ring's producer index is impossible: the disk is stopped until the "
@@ -2136,15 +2029,15 @@ static void on_event(void *arg, int what)
 		break;
 	}
 	tell_event(dev, event);
-	if (tab.env->notify)
-		tab.env->notify(dev, event, tab.env->notify_arg);
+	if (devtab_env->notify)
+		devtab_env->notify(dev, event, devtab_env->notify_arg);
 }
 
 /* --- NBD clients -------------------------------------------------------------------------------------------- */
 
 static struct connection *nbd_connection(struct device *dev)
 {
-	struct settings settings = settings_now(dev);
+	struct settings settings = dev_settings_now(dev);
 	struct connection *c = calloc(1, sizeof *c);
 	int err = c ? 0 : -ENOMEM;
 
@@ -2154,12 +2047,12 @@ static struct connection *nbd_connection(struct device *dev)
 	}
 	if (dev->conn)
 		settings.value[SET_CACHE] = dev->conn->settings.value[SET_CACHE];
-	c->dev = ref(dev);
+	c->dev = dev_ref(dev);
 	c->settings = settings;
-	err = shared_get(dev, &settings, &c->shared);
+	err = dev_shared_get(dev, &settings, &c->shared);
 	if (!err)
 		return c;
-	connection_free(c);
+	dev_connection_free(c);
 	return NULL;
 }
 
@@ -2173,7 +2066,7 @@ static void open_for_nbd(struct device *dev, void *arg)
 	if (!dev->export || !nbd_export_wanted(dev->export))
 		return;
 	if (!dev->conn)
-		wait_for_closing(dev);
+		dev_image_wait_closed(dev);
 	c = dev->nbd ? dev->nbd : nbd_connection(dev);
 	if (!c) {
 		dev_error(dev, why, sizeof why);
@@ -2201,7 +2094,7 @@ static int close_for_nbd(struct device *dev, long long deadline)
 	if (!dev->conn)
 		dev->state = DEV_IDLE;
 	lock_release(&dev->lock);
-	return close_image(c, deadline);
+	return dev_image_close(c, deadline);
 }
 
 /* [strand] The last client is gone. */
@@ -2210,9 +2103,9 @@ static void leave_nbd(struct device *dev, void *arg)
 	(void)arg;
 	if (!dev->nbd || !dev->export || !nbd_export_stop(dev->export))
 		return;
-	close_for_nbd(dev, monotonic_ms() + drain_ms());
+	close_for_nbd(dev, monotonic_ms() + dev_drain_ms());
 	if (!dev->conn)
-		clients_go_on(dev); /* those to come */
+		dev_nbd_go_on(dev); /* those to come */
 }
 
 /* From rd-nbd. */
@@ -2230,7 +2123,7 @@ static int make_export(struct device *dev, const char *alias, const char *socket
 		.alias = alias,
 		.socket = socket,
 		.read_only = read_only,
-		.workers = tab.env->workers,
+		.workers = devtab_env->workers,
 		.stats = &dev->stats,
 		.throttle = &dev->throttle,
 		.throttle_lock = &dev->throttle_lock,
@@ -2261,7 +2154,7 @@ static void default_socket(const struct device *dev, char *name, size_t len)
 }
 
 /* The setting nbd=on, or params that name our socket. */
-static void export_if_wanted(struct device *dev)
+void dev_nbd_begin(struct device *dev)
 {
 	char *alias = NULL, *socket = NULL, name[DEV_NAME_LEN], err[256];
 	int rc;
@@ -2270,7 +2163,7 @@ static void export_if_wanted(struct device *dev)
 		return;
 	default_socket(dev, name, sizeof name);
 	if (nbd_uri_parse(dev->params, &alias, &socket, err, sizeof err) &&
-	    !settings_now(dev).value[SET_NBD])
+	    !dev_settings_now(dev).value[SET_NBD])
 		return;
 	rc = make_export(dev, alias, socket ? socket : name, false, err, sizeof err);
 	if (rc) {
@@ -2289,8 +2182,8 @@ static void *wait_for_stuck_client(void *arg)
 	log_set_prefix(c->dev->name);
 	nbd_export_close(c->export, -1);
 	nbd_export_free(c->export);
-	flush_at_end(c);
-	connection_free(c);
+	dev_image_flush(c);
+	dev_connection_free(c);
 	return NULL;
 }
 
@@ -2300,7 +2193,7 @@ static int give_up_clients(struct device *dev, struct nbd_export *export)
 	pthread_t thread;
 
 	log_err(LOG_DEVICE, "%s: a driver call for an NBD client has not returned in %u ms: the image stays open and "
-		"locked until it does", dev->name, drain_ms());
+		"locked until it does", dev->name, dev_drain_ms());
 	lock_acquire(&dev->lock);
 	dev->nbd = NULL;
 	lock_release(&dev->lock);
@@ -2315,9 +2208,9 @@ static int give_up_clients(struct device *dev, struct nbd_export *export)
 }
 
 /* Drop the clients, and the socket; the image, too, if no guest has it. */
-static int end_export(struct device *dev)
+int dev_nbd_end(struct device *dev)
 {
-	long long deadline = monotonic_ms() + drain_ms();
+	long long deadline = monotonic_ms() + dev_drain_ms();
 	struct nbd_export *export = dev->export;
 	int err;
 
@@ -2362,7 +2255,7 @@ int dev_unexport(struct device *dev)
 		dev_set_error(dev, "it is not exported");
 		return -EINVAL;
 	}
-	err = end_export(dev);
+	err = dev_nbd_end(dev);
 	log_info(LOG_DEVICE, "not exported any more");
 	return err;
 }
@@ -2507,7 +2400,7 @@ int dev_set(struct device *dev, const char *key, const char *value, enum setting
 		return rc;
 	if (dev->conn && says_what_waits(key))
 		poller_try_again(dev->conn->poller);
-	apply_locked(dev);
+	dev_apply_locked(dev);
 	return 0;
 }
 
@@ -2515,5 +2408,5 @@ void dev_reload(struct device *dev, const struct settings_rules *rules)
 {
 	LOCK_SCOPE(&dev->lock);
 	if (settings_reload(&dev->settings, rules, dev->name, dev->params))
-		apply_locked(dev);
+		dev_apply_locked(dev);
 }

@@ -1,0 +1,221 @@
+/*
+ * device-int.h - what the files of a device share; what the rest of the daemon sees is in device.h
+ *
+ *   device.c          the table, life, the strand, errors, settings, looking at it
+ *   device-image.c    the open image: opening, who shares it, its last flush and its closing
+ *   device-connect.c  the guest: rings, poller, connecting and disconnecting, a call that hangs then
+ *   device-pause.c    holding requests and going on
+ *   device-swap.c     another image, a snapshot, other options of opening while the guest runs
+ *   device-call.c     calls of the operator's that may hang: flush, resize, the look at the size; check
+ *   device-nbd.c      the export, and the image for its clients
+ *
+ * A function's prefix tells its file, but for those of device.c, device-pause.c and device-connect.c,
+ * which are dev_ alone.
+ *
+ * Who may touch what.  Almost all of this runs on the device's strand, one after the other, and what only the
+ * strand changes it reads without a lock.  It changes under the device lock what others look at (dev_look,
+ * dev_counters, events of the poller).  Other threads are guests: rd-call, rd-close and rd-stuck own
+ * what they were handed over, and tell the strand under the lock; the poller and the workers call the
+ * device's event function; anybody looks and sets.  Nothing is called into a driver, Xen or the store with the
+ * lock held.
+ */
+#ifndef RD_DEVICE_INT_H
+#define RD_DEVICE_INT_H
+
+#include "device.h"
+
+#include "base/list.h"
+#include "bufs.h"
+#include "grants.h"
+#include "image.h"
+#include "lock.h"
+#include "log.h"
+#include "overlay.h"
+#include "parse.h"
+#include "poller.h"
+#include "shm.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#define SECTOR   512u
+#define PAUSE_MS 30000
+
+/* What all devices of one guest share; the budgets look after themselves. */
+struct guest {
+	struct list_head node; /* table lock */
+	uint32_t domid;
+	unsigned devices;      /* table lock */
+	struct buf_budget memory;
+	struct grant_budget grants;
+};
+
+/* The one open image of a disk: of its guest's connection, of its NBD clients', of a call that runs. */
+struct shared {
+	_Atomic unsigned refs;
+	/* Changed by the strand, under the device lock, and only while nobody but the device's own connections has a
+	 * reference (dev_swap_check): whoever else has one reads it without.  NULL: none now, and whoever uses it is
+	 * paused. */
+	struct image *image;
+};
+
+enum call_what { CALL_FLUSH, CALL_RESIZE, CALL_REFRESH, CALL_LOOK };
+
+/* A driver call of the strand's, on a thread of its own. */
+struct call {
+	/* set before start */
+	struct device *dev; /* a reference */
+	enum call_what what;
+	uint64_t size;
+	/* device lock */
+	struct shared *shared; /* a reference; NULL: put already */
+	int result;
+	bool done;       /* it has returned */
+	bool left;       /* the strand waits no more: the thread frees */
+	bool reaped;     /* the strand knows the result */
+	bool held;       /* left, and requests wait until it returns */
+	bool last_flush; /* left, and who had the image has gone: flush it */
+};
+
+/* Everything that exists only while connected; handed to rd-stuck as a whole when a call hangs.
+ * That of NBD clients is the same without rings. */
+struct connection {
+	/* strand, and then the thread that it is handed to */
+	struct device *dev; /* a reference, for the name, the stats and the latch */
+	struct shared *shared;
+	uint32_t block; /* of the image, as the clients were told */
+	struct nbd_export *export; /* handed over with it when a call of its clients hangs */
+	struct hyp_gnt *gnt;
+	struct hyp_evtchn *evtchn;
+	struct poller *poller;
+	struct settings settings; /* as it was made with; the cache is the image's */
+	unsigned nrings, pages; /* pages of each ring */
+	struct poller_ring_config ring[DEV_MAX_QUEUES];
+	/* device lock */
+	bool closed;    /* rd-close is done */
+	bool abandoned; /* the strand waits no more: rd-close frees */
+};
+
+struct device {
+	struct list_head node; /* table lock; on itself when not listed */
+	_Atomic unsigned refs;
+	/* set before start */
+	uint32_t domid, vdev;
+	char name[DEV_NAME_LEN];
+	char *kind;
+	bool writable, cdrom, removable, by_hand;
+	struct guest *guest;
+	struct pool_client strand;
+	struct shm_disk *shm; /* of .stats; NULL: none */
+	struct stats stats;
+	struct trace trace;
+	struct rd_lock throttle_lock; /* RANK_LEAF */
+	struct throttle throttle;     /* throttle_lock */
+	/* A guest can connect and close as often as it likes. */
+	struct log_limit life, opens;
+	_Atomic bool flush_failed;
+	_Atomic bool looking; /* a size check is queued */
+	/* device lock; what the strand alone changes it may read without */
+	struct rd_lock lock;
+	enum dev_state state;     /* changed by on_event, too */
+	struct connection *conn;
+	struct connection *nbd;    /* while NBD clients use the image */
+	struct nbd_export *export; /* clients may come */
+	unsigned closing;         /* images that are still being closed, without the strand; changed by those threads */
+	pthread_cond_t closed;
+	struct call *call;        /* has been left, and was not reaped yet */
+	pthread_cond_t called;
+	unsigned wanted;          /* by so many who are in a hurry: changed by anyone, dev_hurry */
+	struct settings settings; /* changed by anyone: dev_set */
+	struct params parsed;
+	struct dev_geometry geometry;
+	unsigned ring_order;
+	enum ring_abi abi;
+	bool persistent;
+	char *params;
+	char error[512];          /* changed by anyone: dev_set_error */
+};
+
+/* --- device.c */
+/* What all devices share; set by devtab_init, for good. */
+extern const struct dev_env *devtab_env;
+/* [any] One more reference, for dev_put.  NULL stays NULL. */
+struct device *dev_ref(struct device *dev);
+/* [strand, or before anybody can find it] Parse a params string into parsed, which the caller frees, and what it says
+ * of settings into settings.  On failure the reason is in dev->error, and parsed is empty. */
+int dev_take_params(struct device *dev, const char *string, struct params *parsed,
+		    struct settings *settings);
+/* [any] A copy: `ringdisk set` may change them meanwhile. */
+struct settings dev_settings_now(struct device *dev);
+/* [device lock] Tell those who run what has been set. */
+void dev_apply_locked(struct device *dev);
+/* [any] Where there is no guest to be connected it is idle; what is broken stays that until it connects anew. */
+void dev_set_state(struct device *dev, enum dev_state state);
+/* [strand] The connection, if its state is one of the two; without a guest that of NBD clients, which is as good as
+ * connected when it is not paused.  NULL: it is another state, or nobody uses the image. */
+struct connection *dev_connection_in(struct device *dev, enum dev_state a, enum dev_state b);
+
+/* --- device-image.c: strand */
+/* Open params as the settings say, with more flags of RD_OPEN_*.  The reason of a failure is in dev->error, which is
+ * empty otherwise.  The image is the caller's, for img_close. */
+int dev_image_open(struct device *dev, const struct params *params, const struct settings *settings,
+		   uint32_t more, struct image **image);
+/* The disk's open image with a reference, for dev_shared_put: the one that is there, or opened now. */
+int dev_shared_get(struct device *dev, const struct settings *settings, struct shared **out);
+/* [any] The last one closes the image, on this thread.  Accepts NULL. */
+void dev_shared_put(struct shared *shared);
+/* What the guest is told of such an image, and what its requests are checked by. */
+void dev_geometry_of(const struct device *dev, const struct rd_info *info,
+		     const struct settings *settings, struct dev_geometry *g);
+struct parse_limits dev_limits_of(const struct device *dev, const struct dev_geometry *g,
+				  const struct settings *settings);
+/* [strand, rd-close, rd-stuck] Make what is written durable before the image is closed.  If that fails promise 3's
+ * latch is set. */
+void dev_image_flush(struct connection *c);
+/* Flush and close without waiting longer than until the deadline (monotonic ms).  Takes c, which is not the device's
+ * any more and has no rings.  -ETIMEDOUT: a thread goes on with it. */
+int dev_image_close(struct connection *c, long long deadline);
+/* Until what is being closed without the strand is closed, or for so long as a connect waits. */
+void dev_image_wait_closed(struct device *dev);
+
+/* --- device-connect.c */
+/* How long a disconnect waits for driver calls. */
+unsigned dev_drain_ms(void);
+/* [strand, rd-close, rd-stuck] Unmap, and give back what it refers to.  Takes a half-made one, too; the poller is
+ * paused or was never started. */
+void dev_connection_free(struct connection *c);
+
+/* --- device-pause.c: strand */
+/* Nothing new starts, and nothing runs, of the ring and of NBD clients: dev_go_on follows.  -errno: a request has not
+ * finished in PAUSE_MS, and all goes on as before. */
+int dev_hold(struct device *dev, struct connection *c);
+/* On c's image, as it is now, and with the size that the guest is told now. */
+void dev_go_on(struct device *dev, struct connection *c);
+
+/* --- device-swap.c: strand */
+/* 0: the image may be closed and exchanged.  -EBUSY and dev->error: a call of an earlier connection has it, too. */
+int dev_swap_check(struct device *dev, struct connection *c);
+/* Close the image and open string, made before if there is an overlay.  What uses it is held.  On failure it is the
+ * old one again, or none (c->shared->image is NULL); the reason is in dev->error. */
+int dev_swap_image(struct device *dev, struct connection *c, const char *string,
+		   const struct overlay *overlay);
+/* Tell that there is another image; sectors: the size that was told before. */
+void dev_swap_tell(struct device *dev, uint64_t sectors);
+
+/* --- device-call.c: strand */
+/* 0: no such call runs.  -EBUSY and dev->error: one has not returned yet; for what cannot be done beside it. */
+int dev_call_check(struct device *dev);
+/* False: the call that was left has not returned at the deadline.  c: a connection that is being closed, or NULL. */
+bool dev_call_await(struct device *dev, struct connection *c, long long deadline);
+/* For dev_submit: has the image another size?  dev->looking is set before, and reset when it is known. */
+void dev_call_look(struct device *dev, void *arg);
+
+/* --- device-nbd.c: strand */
+/* Export it if the setting nbd=on or the params say so, and it is not exported yet. */
+void dev_nbd_begin(struct device *dev);
+/* Drop the clients, and the socket; the image, too, if no guest has it.  -ETIMEDOUT as dev_unexport. */
+int dev_nbd_end(struct device *dev);
+/* NBD clients, after whatever stopped them, if there is an image to go on. */
+void dev_nbd_go_on(struct device *dev);
+
+#endif
