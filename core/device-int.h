@@ -26,11 +26,11 @@
 
 #include "base/list.h"
 #include "bufs.h"
+#include "drivers.h"
 #include "grants.h"
 #include "image.h"
 #include "lock.h"
 #include "log.h"
-#include "overlay.h"
 #include "parse.h"
 #include "poller.h"
 #include "shm.h"
@@ -38,8 +38,10 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+struct overlay;
+
 #define SECTOR   512u
-#define PAUSE_MS 30000
+#define PAUSE_MS 30000 /* who holds a disk waits so long for what runs */
 
 /* What all devices of one guest share; the budgets look after themselves. */
 struct guest {

@@ -1,16 +1,21 @@
 /*
- * device.c - devices: the table, life, pause, and swapping images
+ * device.c - devices: the table, life, errors, settings
  *
- * A device is made when the toolstack's node appears, connected when the frontend says so, and destroyed
- * when the node goes.  What it does runs on the device's strand of the control pool.
+ * A device is made when the toolstack's node appears, connected when the frontend says so, and destroyed when
+ * the node goes.  The table holds all of them, and a budget of memory and grants for each guest; a
+ * device is freed after its last reference, on a job of the control pool.  What it does is in the other files,
+ * see device-int.h; it runs on the device's strand of the control pool.
+ *
+ * What can go wrong: a bad params string does not keep a disk from being made, it is an error of the device that the
+ * administrator sees; at the daemon's end some devices may hang in a driver call, and are left.
  *
  * The flush latch (promise 3) is the device's: it outlives reconnects and goes with the device.
+ *
+ * Any thread looks, sets and submits; making is the store's and the admin socket's threads', destroying the strand's.
  */
 #include "device-int.h"
 
-#include "base/bytes.h"
 #include "base/clock.h"
-#include "drivers.h"
 #include "events.h"
 #include "nbd.h"
 
@@ -442,14 +447,7 @@ void dev_hurry(struct device *dev, bool hurry)
 	pthread_cond_broadcast(&dev->called);
 }
 
-/* A copy: `ringdisk set` may change them meanwhile. */
-struct settings dev_settings_now(struct device *dev)
-{
-	LOCK_SCOPE(&dev->lock);
-	return dev->settings;
-}
-
-/* --- pause, unpause, size ------------------------------------------------------------------------------------ */
+/* --- its state ----------------------------------------------------------------------------------------------- */
 
 void dev_set_state(struct device *dev, enum dev_state state)
 {
@@ -471,519 +469,6 @@ struct connection *dev_connection_in(struct device *dev, enum dev_state a, enum 
 	if (state != a && state != b)
 		return NULL;
 	return dev->conn ? dev->conn : dev->nbd;
-}
-
-/* Nothing new starts, and nothing runs, of the ring and of NBD clients; or all goes on as before. */
-int dev_hold(struct device *dev, struct connection *c)
-{
-	long long deadline = monotonic_ms() + PAUSE_MS;
-	int err = c->poller ? poller_pause(c->poller, deadline) : 0;
-
-	if (!err && dev->export)
-		err = nbd_export_pause(dev->export, deadline);
-	if (!err)
-		return 0;
-	if (c->poller)
-		poller_resume(c->poller, NULL, NULL, false, false);
-	if (dev->export)
-		nbd_export_resume(dev->export, NULL);
-	return err;
-}
-
-int dev_pause(struct device *dev)
-{
-	struct connection *c = dev_connection_in(dev, DEV_CONNECTED, DEV_PAUSED);
-	int err;
-
-	if (!c) {
-		dev_set_error(dev, "not connected: nothing to pause");
-		return -ENOTCONN;
-	}
-	err = dev_call_check(dev);
-	if (err)
-		return err;
-	err = dev_hold(dev, c);
-	if (err) {
-		dev_set_error(dev, "requests have not finished in %d s: not paused", PAUSE_MS / 1000);
-		return err;
-	}
-	dev_set_state(dev, DEV_PAUSED);
-	log_info(LOG_DEVICE, "paused");
-	event_emit(EVENT_PAUSE, dev->name, 0, "%s", "");
-	return 0;
-}
-
-/* With what the guest was told and the image was opened with: what is not live is for the next connection. */
-void dev_go_on(struct device *dev, struct connection *c)
-{
-	struct parse_limits limits = dev_limits_of(dev, &dev->geometry, &c->settings);
-
-	dev_nbd_go_on(dev);
-	if (!c->poller)
-		return;
-	poller_resume(c->poller, c->shared->image, &limits, c->settings.value[SET_CACHE] == CACHE_NONE,
-		      !(img_info(c->shared->image)->caps & RD_CAP_PARALLEL));
-}
-
-/* The guest cannot be told of another sector size while it runs. */
-static int fits_guest(struct device *dev, const struct image *image)
-{
-	uint32_t block = img_info(image)->logical_block;
-
-	if (dev->geometry.sector_size && block > dev->geometry.sector_size)
-		dev_set_error(dev, "the new image has blocks of %u bytes, the guest was told %u", block,
-			      dev->geometry.sector_size);
-	else if (dev->nbd && block > dev->nbd->block)
-		dev_set_error(dev, "the new image has blocks of %u bytes, NBD clients were told %u", block,
-			      dev->nbd->block);
-	else
-		return 0;
-	return -EINVAL;
-}
-
-/* Somebody else still has the image when a call of an earlier connection hangs: then it cannot be closed. */
-int dev_swap_check(struct device *dev, struct connection *c)
-{
-	unsigned ours = (dev->conn != NULL) + (dev->nbd != NULL);
-
-	if (atomic_load(&c->shared->refs) <= ours)
-		return 0;
-	dev_set_error(dev, "a driver call does not return; the image is still in use");
-	return -EBUSY;
-}
-
-/* Tell those who run what has been set. */
-void dev_apply_locked(struct device *dev)
-{
-	lock_assert_held(&dev->lock);
-	if (dev->conn)
-		poller_apply(dev->conn->poller, &dev->settings);
-	if (dev->export)
-		nbd_export_apply(dev->export, &dev->settings);
-}
-
-/* The image is open with this cache, for all who use it. */
-static void note_cache(struct device *dev, const struct settings *settings)
-{
-	if (dev->conn)
-		dev->conn->settings.value[SET_CACHE] = settings->value[SET_CACHE];
-	if (dev->nbd)
-		dev->nbd->settings.value[SET_CACHE] = settings->value[SET_CACHE];
-}
-
-/* What the params string that is taken into use says of settings; what others have set meanwhile stays. */
-struct new_settings {
-	struct settings before, after;
-};
-
-static void take_new_locked(struct device *dev, const struct new_settings *new)
-{
-	lock_assert_held(&dev->lock);
-	for (unsigned key = 0; key < SET_NKEYS; key++) {
-		if (new->after.value[key] == new->before.value[key] && new->after.origin[key] == new->before.origin[key])
-			continue;
-		if (dev->settings.origin[key] > new->after.origin[key])
-			continue;
-		dev->settings.value[key] = new->after.value[key];
-		dev->settings.origin[key] = new->after.origin[key];
-	}
-}
-
-/* Take the new image into use; the old one is closed. */
-static void adopt(struct device *dev, struct connection *c, struct image *image,
-		  struct params *parsed, const struct new_settings *new, char *params)
-{
-	struct dev_geometry g;
-
-	dev_geometry_of(dev, img_info(image), &new->after, &g);
-	note_cache(dev, &new->after);
-	lock_acquire(&dev->lock);
-	c->shared->image = image;
-	params_free(&dev->parsed);
-	dev->parsed = *parsed;
-	free(dev->params);
-	dev->params = params;
-	take_new_locked(dev, new);
-	dev_apply_locked(dev);
-	if (dev->conn) {
-		dev->geometry.sectors = g.sectors;
-		dev->geometry.discard = g.discard;
-	}
-	lock_release(&dev->lock);
-}
-
-/* Nobody who looks at the device may see an image that is being closed. */
-static void set_image(struct connection *c, struct image *image)
-{
-	LOCK_SCOPE(&c->dev->lock);
-	c->shared->image = image;
-}
-
-/* The old image was closed to make way; without it the disk cannot go on. */
-static int reopen_old(struct device *dev, struct connection *c)
-{
-	struct settings settings = dev_settings_now(dev);
-	struct image *image = NULL;
-	char why[512], again[512];
-	int err;
-
-	dev_error(dev, why, sizeof why);
-	err = dev_image_open(dev, &dev->parsed, &settings, 0, &image);
-	set_image(c, err ? NULL : image);
-	note_cache(dev, &settings);
-	if (err) {
-		dev_error(dev, again, sizeof again);
-		dev_set_error(dev, "%.200s; and the old image cannot be opened again: %.200s", why, again);
-		log_err(LOG_DEVICE, "%.200s; and the old image cannot be opened again: %.200s", why,
-			again);
-	} else {
-		dev_set_error(dev, "%s", why);
-	}
-	return err;
-}
-
-static void close_old(struct connection *c)
-{
-	struct image *image = c->shared->image;
-
-	if (!image)
-		return;
-	dev_image_flush(c);
-	set_image(c, NULL);
-	img_close(image);
-}
-
-/* The new image, made before if it is an overlay.  On failure there is none, also no file. */
-static int open_new(struct device *dev, const struct params *parsed, const struct settings *settings,
-		    const struct overlay *overlay, uint64_t size, uint32_t more, struct image **image)
-{
-	char why[400] = "";
-	int err = 0;
-
-	if (overlay)
-		err = overlay_create(dev->name, overlay, &dev->parsed, size, why, sizeof why);
-	if (err) {
-		dev_set_error(dev, "%s", why);
-		return err;
-	}
-	err = dev_image_open(dev, parsed, settings, more, image);
-	if (!err && overlay && img_info(*image)->size != size) {
-		dev_set_error(dev, "an image of this kind cannot have %llu bytes", (unsigned long long)size);
-		err = -EINVAL;
-	}
-	if (!err)
-		err = fits_guest(dev, *image);
-	if (!err)
-		return 0;
-	img_close(*image);
-	*image = NULL;
-	if (overlay)
-		overlay_remove(overlay);
-	return err;
-}
-
-/* Parse what is to be swapped to.  params is the caller's to free. */
-static int take_new_params(struct device *dev, const char *string, struct params *parsed,
-			   struct new_settings *new, char **copy)
-{
-	int err;
-
-	if (strlen(string) >= sizeof((struct dev_view *)0)->params) {
-		dev_set_error(dev, "the params string is too long");
-		return -EINVAL;
-	}
-	*copy = strdup(string);
-	if (!*copy)
-		return -ENOMEM;
-	new->before = new->after = dev_settings_now(dev);
-	err = dev_take_params(dev, string, parsed, &new->after);
-	if (err)
-		free(*copy);
-	return err;
-}
-
-/* Close the old image and open the new one: in this order, as the new may stand on the old. */
-int dev_swap_image(struct device *dev, struct connection *c, const char *string,
-		   const struct overlay *overlay)
-{
-	uint64_t size = c->shared->image ? img_info(c->shared->image)->size : 0;
-	struct image *image = NULL;
-	struct new_settings new;
-	struct params parsed;
-	char *copy;
-	int err = take_new_params(dev, string, &parsed, &new, &copy);
-
-	if (err)
-		return err;
-	close_old(c);
-	err = open_new(dev, &parsed, &new.after, overlay, size, 0, &image);
-	if (!err) {
-		adopt(dev, c, image, &parsed, &new, copy);
-		return 0;
-	}
-	params_free(&parsed);
-	free(copy);
-	reopen_old(dev, c);
-	return err;
-}
-
-/* The store has the image's name, too. */
-void dev_swap_tell(struct device *dev, uint64_t sectors)
-{
-	if (!devtab_env->notify)
-		return;
-	devtab_env->notify(dev, DEV_EV_IMAGE, devtab_env->notify_arg);
-	if (dev->geometry.sectors != sectors)
-		devtab_env->notify(dev, DEV_EV_RESIZED, devtab_env->notify_arg);
-}
-
-/* A disk whose writes wait for space is not paused, but to unpause it is what its operator was told. */
-static int pause_if_full(struct device *dev)
-{
-	struct connection *c = dev_connection_in(dev, DEV_CONNECTED, DEV_CONNECTED);
-	struct poller_view view = {0};
-
-	if (!c || !c->poller || atomic_load(&dev->flush_failed))
-		return 0;
-	poller_look(c->poller, &view);
-	return view.parked ? dev_pause(dev) : 0;
-}
-
-int dev_unpause(struct device *dev, const char *params)
-{
-	int err = dev_call_check(dev);
-	uint64_t sectors = dev->geometry.sectors;
-	struct connection *c;
-
-	if (!err)
-		err = pause_if_full(dev);
-	if (err)
-		return err;
-	c = dev_connection_in(dev, DEV_PAUSED, DEV_PAUSED);
-	if (!c) {
-		dev_set_error(dev, "not paused");
-		return -EINVAL;
-	}
-	err = params ? dev_swap_check(dev, c) : 0;
-	if (!err && params)
-		err = dev_swap_image(dev, c, params, NULL);
-	if (!err && !c->shared->image)
-		err = -ENOENT;
-	if (err) {
-		char why[512];
-
-		dev_error(dev, why, sizeof why);
-		log_err(LOG_DEVICE, "still paused: %s", why);
-		event_emit(EVENT_ERROR, dev->name, 0, "still paused: %s", why);
-		return err;
-	}
-	dev_set_state(dev, DEV_CONNECTED);
-	if (c->poller)
-		poller_try_again(c->poller);
-	if (!atomic_load(&dev->flush_failed))
-		dev_set_error(dev, "%s", ""); /* before it goes on, and perhaps fails again */
-	dev_go_on(dev, c);
-	log_info(LOG_DEVICE, "going on, on %s", dev->params);
-	event_emit(EVENT_UNPAUSE, dev->name, 0, "%s", dev->params);
-	if (params)
-		dev_swap_tell(dev, sectors);
-	return 0;
-}
-
-/* --- another image while the guest runs ------------------------------------------------------------------- */
-
-/* No guest has it: the new image is looked at, and is what the next connection opens. */
-static int swap_idle(struct device *dev, const char *string, const struct overlay *overlay)
-{
-	struct image *image = NULL;
-	struct new_settings new;
-	struct params parsed;
-	uint64_t size = 0;
-	char *copy;
-	int err = take_new_params(dev, string, &parsed, &new, &copy);
-
-	if (err)
-		return err;
-	dev_image_wait_closed(dev);
-	if (overlay)
-		err = dev_size(dev, &size);
-	if (!err)
-		err = open_new(dev, &parsed, &new.after, overlay, size, RD_OPEN_PROBE, &image);
-	if (err) {
-		params_free(&parsed);
-		free(copy);
-		return err;
-	}
-	img_close(image);
-	lock_acquire(&dev->lock);
-	params_free(&dev->parsed);
-	dev->parsed = parsed;
-	free(dev->params);
-	dev->params = copy;
-	take_new_locked(dev, &new);
-	lock_release(&dev->lock);
-	return 0;
-}
-
-static int swap_running(struct device *dev, struct connection *c, const char *string,
-			const struct overlay *overlay)
-{
-	bool paused = dev_state(dev) == DEV_PAUSED;
-	int err = dev_swap_check(dev, c);
-
-	if (err)
-		return err;
-	err = paused ? 0 : dev_hold(dev, c);
-	if (err) {
-		dev_set_error(dev, "requests have not finished in %d s: nothing was changed", PAUSE_MS / 1000);
-		return err;
-	}
-	/* While there is a way back: nothing may stand on an image that has lost something. */
-	if (overlay)
-		err = dev_flush(dev);
-	if (!err)
-		err = dev_swap_image(dev, c, string, overlay);
-	if (paused)
-		return err;
-	if (!err)
-		poller_try_again(c->poller);
-	if (c->shared->image)
-		dev_go_on(dev, c);
-	else
-		dev_set_state(dev, DEV_PAUSED);
-	return err;
-}
-
-/* For the log, and those who follow events. */
-static int swapped(struct device *dev, const char *what, int err, uint64_t sectors)
-{
-	char why[512];
-
-	if (!err) {
-		log_info(LOG_DEVICE, "%s: now on %s", what, dev->params);
-		event_emit(EVENT_IMAGE, dev->name, 0, "%s", dev->params);
-		dev_swap_tell(dev, sectors);
-		return 0;
-	}
-	dev_error(dev, why, sizeof why);
-	log_err(LOG_DEVICE, "%s failed: %s", what, why);
-	event_emit(EVENT_ERROR, dev->name, 0, "%s failed: %.200s", what, why);
-	return err;
-}
-
-static int exchange(struct device *dev, const char *string, const struct overlay *overlay)
-{
-	struct connection *c = dev_connection_in(dev, DEV_CONNECTED, DEV_PAUSED);
-	int err = dev_call_check(dev);
-
-	if (err)
-		return err;
-	if (c)
-		return swap_running(dev, c, string, overlay);
-	if (dev_state(dev) == DEV_IDLE)
-		return swap_idle(dev, string, overlay);
-	dev_set_error(dev, "the disk is broken");
-	return -EALREADY;
-}
-
-int dev_swap(struct device *dev, const char *params)
-{
-	uint64_t sectors = dev->geometry.sectors;
-
-	return swapped(dev, "swap", exchange(dev, params, NULL), sectors);
-}
-
-/* Why there cannot be a snapshot now; overlay->open is set when there can. */
-static int plan_snapshot(struct device *dev, const char *params, struct overlay *overlay)
-{
-	char why[512] = "";
-	int err = -EINVAL;
-
-	if (!dev->parsed.driver)
-		snprintf(why, sizeof why, "the disk has no image");
-	else if (!dev->writable)
-		snprintf(why, sizeof why, "the disk is read-only: nothing would be written to an overlay");
-	else if (atomic_load(&dev->flush_failed))
-		snprintf(why, sizeof why, "a flush has failed: the image may have lost something");
-	else
-		err = overlay_may_stand_on(&dev->parsed, why, sizeof why);
-	if (!err)
-		err = overlay_parse(params, overlay, why, sizeof why);
-	if (err)
-		dev_set_error(dev, "%s", why);
-	return err;
-}
-
-int dev_snapshot(struct device *dev, const char *params)
-{
-	uint64_t sectors = dev->geometry.sectors;
-	struct overlay overlay = {0};
-	int err = plan_snapshot(dev, params, &overlay);
-
-	if (!err)
-		err = exchange(dev, overlay.open, &overlay);
-	overlay_free(&overlay);
-	return swapped(dev, "snapshot", err, sectors);
-}
-
-/* --- settings of how the image is opened ----------------------------------------------------------------------- */
-
-/* Only what was set: others may have set something else meanwhile. */
-static void put_cache(struct device *dev, const struct settings *settings)
-{
-	LOCK_SCOPE(&dev->lock);
-	dev->settings.value[SET_CACHE] = settings->value[SET_CACHE];
-	dev->settings.origin[SET_CACHE] = settings->origin[SET_CACHE];
-}
-
-static int reopen(struct device *dev, struct connection *c, const struct settings *before)
-{
-	struct settings settings = dev_settings_now(dev);
-	struct image *image = NULL;
-	int err;
-
-	close_old(c);
-	err = dev_image_open(dev, &dev->parsed, &settings, 0, &image);
-	if (err) {
-		put_cache(dev, before);
-		reopen_old(dev, c);
-		return err;
-	}
-	set_image(c, image);
-	note_cache(dev, &settings);
-	return 0;
-}
-
-int dev_set_reopen(struct device *dev, const char *key, const char *value, char *err, size_t errlen)
-{
-	struct connection *c = dev_connection_in(dev, DEV_CONNECTED, DEV_PAUSED);
-	bool paused = dev_connection_in(dev, DEV_PAUSED, DEV_PAUSED) != NULL;
-	struct settings before = dev_settings_now(dev);
-	int rc = dev_set(dev, key, value, ORIGIN_SET, err, errlen);
-
-	if (rc || !c || !c->shared->image || dev_settings_now(dev).value[SET_CACHE] == c->settings.value[SET_CACHE])
-		return rc;
-	rc = dev_call_check(dev);
-	if (!rc)
-		rc = dev_swap_check(dev, c);
-	if (!rc && !paused)
-		rc = dev_hold(dev, c);
-	if (rc) {
-		put_cache(dev, &before);
-		if (rc == -EBUSY)
-			dev_error(dev, err, errlen);
-		else
-			snprintf(err, errlen, "requests have not finished: nothing was changed");
-		return rc;
-	}
-	rc = reopen(dev, c, &before);
-	if (rc)
-		dev_error(dev, err, errlen);
-	if (!c->shared->image)
-		dev_set_state(dev, DEV_PAUSED);
-	else if (!paused)
-		dev_go_on(dev, c);
-	return rc;
 }
 
 /* --- looking ------------------------------------------------------------------------------------------------ */
@@ -1068,6 +553,23 @@ int dev_counters(struct device *dev, const struct rd_facts *facts)
 	LOCK_SCOPE(&dev->lock);
 	c = dev->conn ? dev->conn : dev->nbd;
 	return c && c->shared->image ? img_counters(c->shared->image, facts) : -ENOTCONN;
+}
+
+/* A copy: `ringdisk set` may change them meanwhile. */
+struct settings dev_settings_now(struct device *dev)
+{
+	LOCK_SCOPE(&dev->lock);
+	return dev->settings;
+}
+
+/* Tell those who run what has been set. */
+void dev_apply_locked(struct device *dev)
+{
+	lock_assert_held(&dev->lock);
+	if (dev->conn)
+		poller_apply(dev->conn->poller, &dev->settings);
+	if (dev->export)
+		nbd_export_apply(dev->export, &dev->settings);
 }
 
 /* Who sets one of these, to whatever value, has seen that requests failed, and says what shall be from now on. */
