@@ -7,10 +7,11 @@
  *
  * A sector whose bit is clear is the parent's, or zeroes without one, whatever the file holds there.
  *
- * What can go wrong: entries of the BAT that cannot be (EIO), and bitmaps that are not in memory: map() gives up
- * then, readv() reads them.
+ * What can go wrong: entries of the BAT that cannot be (EIO), and bitmaps that are not in memory: map() reads the one
+ * that it begins with if the kernel has it, and gives up otherwise; readv() reads them.
  *
- * Threads: any. map() never blocks: its lock is only tried, and bitmaps are only looked for in memory.
+ * Threads: any. map() never blocks: its lock is only tried, and a bitmap is read only if that does not wait for the
+ * storage.
  */
 #include <errno.h>
 
@@ -104,22 +105,36 @@ int run_get(struct vhd *v, uint64_t offset, uint64_t length, struct run *run)
 	return run_by_bits(v, entry, offset, length, run);
 }
 
-/* With a token: a place that was given to another block meanwhile has another bitmap, written past the cache. */
-int bitmap_pin(struct vhd *v, uint64_t offset, struct meta_slice **slice)
+/*
+ * Read lock, which it lets go of. With a token: a place that was given to another block meanwhile has another bitmap,
+ * written past the cache.
+ */
+static int bitmap_pin_locked(struct vhd *v, uint64_t offset, struct meta_slice **slice,
+			     int (*pin)(struct meta *, uint64_t, struct meta_slice **))
 {
-	uint64_t token;
-	uint32_t entry;
+	uint32_t entry = v->bat[block_of(v, offset)];
+	uint64_t token = meta_enter(v->meta);
 	int r = 0;
 
 	*slice = NULL;
-	meta_rdlock(v->meta);
-	entry = v->bat[block_of(v, offset)];
-	token = meta_enter(v->meta);
 	meta_rdunlock(v->meta);
 	if (bat_used(entry))
-		r = meta_pin(v->meta, bitmap_at(v, entry, offset), slice);
+		r = pin(v->meta, bitmap_at(v, entry, offset), slice);
 	meta_exit(v->meta, token);
 	return r;
+}
+
+int bitmap_pin(struct vhd *v, uint64_t offset, struct meta_slice **slice)
+{
+	meta_rdlock(v->meta);
+	return bitmap_pin_locked(v, offset, slice, meta_pin);
+}
+
+/* For map(): the same if it does not wait for the storage, else -EAGAIN. */
+static int bitmap_pin_now(struct vhd *v, uint64_t offset, struct meta_slice **slice)
+{
+	*slice = NULL;
+	return meta_tryrdlock(v->meta) ? bitmap_pin_locked(v, offset, slice, meta_pin_now) : -EAGAIN;
 }
 
 int run_get_locked(struct vhd *v, uint64_t offset, uint64_t length, struct run *run)
@@ -199,17 +214,20 @@ static bool joins(const struct rd_extent *a, const struct rd_extent *b)
 	       (a->kind != RD_EXTENT_DATA || a->file_offset + a->length == b->file_offset);
 }
 
+/* *missing: there is no extent, because the first bitmap is not in memory. */
 static int map_locked(struct vhd *v, uint64_t offset, uint64_t length, bool write,
-		      struct rd_extent *extents, int max)
+		      struct rd_extent *extents, int max, bool *missing)
 {
 	int n = 0;
 
 	while (length && n < max) {
 		struct run run;
-		int more;
+		int more, r = run_get(v, offset, length, &run);
 
-		if (run_get(v, offset, length, &run))
+		if (r) {
+			*missing = !n && r == -EAGAIN;
 			break;
+		}
 		if (write && (run.kind != RUN_DATA || block_of(v, offset) == v->moving))
 			break;
 		more = map_run(v, offset, &run, extents + n, max - n);
@@ -227,10 +245,28 @@ static int map_locked(struct vhd *v, uint64_t offset, uint64_t length, bool writ
 	return n;
 }
 
+/* The extents that are known now, and a token for them; -EAGAIN: none. */
+static int map_now(struct vhd *v, uint64_t offset, uint64_t length, bool write, struct rd_extent *extents, int max,
+		   uint64_t *token, bool *missing)
+{
+	int n;
+
+	*missing = false;
+	if (!meta_tryrdlock(v->meta))
+		return -EAGAIN;
+	n = map_locked(v, offset, length, write, extents, max, missing);
+	if (n)
+		*token = meta_enter(v->meta);
+	meta_rdunlock(v->meta);
+	return n ? n : -EAGAIN;
+}
+
 int vhd_map(void *handle, uint64_t offset, uint64_t length, int write, struct rd_extent *extents,
 	    int max, uint64_t *token)
 {
+	struct meta_slice *slice;
 	struct vhd *v = handle;
+	bool missing;
 	int n;
 
 	if (v->fixed) {
@@ -243,13 +279,14 @@ int vhd_map(void *handle, uint64_t offset, uint64_t length, int write, struct rd
 		*token = 0;
 		return 1;
 	}
-	if ((write && v->damaged) || !meta_tryrdlock(v->meta))
+	if (write && v->damaged)
 		return -EAGAIN;
-	n = map_locked(v, offset, length, write, extents, max);
-	if (n)
-		*token = meta_enter(v->meta);
-	meta_rdunlock(v->meta);
-	return n ? n : -EAGAIN;
+	n = map_now(v, offset, length, write, extents, max, token, &missing);
+	if (missing && bitmap_pin_now(v, offset, &slice) == 0) {
+		n = map_now(v, offset, length, write, extents, max, token, &missing);
+		meta_unpin(v->meta, slice);
+	}
+	return n;
 }
 
 void vhd_unmap(void *handle, uint64_t token)
