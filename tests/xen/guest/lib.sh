@@ -108,6 +108,7 @@ complaints() {
 		grep -vE ' xvd[a-z]+:( xvd[a-z]+[0-9]+)*$' |
 		grep -vE 'EXT4-fs \(xvd[a-z]+\): (mounted|unmounting) filesystem' |
 		grep -vE 'xvd[a-z]+: detected capacity change' |
+		grep -vE 'platform_pci_unplug: Blkfront and the Xen platform PCI|from /dev/hd.a-d. to /dev/xvd' |
 		grep -vE 'Command line:|grant_table: Grant tables using|Grant table initialized' |
 		grep -vE 'xenbus_probe_frontend: Device with no driver: device/vbd/[0-9]+$'
 }
