@@ -51,9 +51,9 @@ void nbd_begin(struct nbd_client *client)
 	client->deadline = 0;
 	client->told = true;
 	nbd_tell_client(client, EVENT_CLIENT);
-	log_info(LOG_NBD, "%s: client %llu (pid %d, uid %u)%s", client->ex->name,
-		 (unsigned long long)client->id, (int)client->pid, (unsigned)client->uid,
-		 client->read_only ? ", read-only" : "");
+	log_limited(&nbd_srv.limit, LOG_LVL_INFO, LOG_NBD, "%s: client %llu (pid %d, uid %u)%s", client->ex->name,
+		    (unsigned long long)client->id, (int)client->pid, (unsigned)client->uid,
+		    client->read_only ? ", read-only" : "");
 	expect_request(client);
 }
 

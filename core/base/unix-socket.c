@@ -4,6 +4,7 @@
 #include "base/cleanup.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -92,8 +93,12 @@ static int bind_and_listen(struct unix_socket *sock, const struct unix_socket_op
 	sock->ino = st.st_ino;
 	if (options->gid != (gid_t)-1 && lchown(sock->path, (uid_t)-1, options->gid))
 		return fail(sock->path, "cannot give it its group", errno, err, errlen);
-	if (chmod(sock->path, options->mode) || lstat(sock->path, &st))
+	/* What the umask took away. A link that somebody has put in its place, in a directory of his, is not followed. */
+	if ((st.st_mode & 07777) != options->mode &&
+	    fchmodat(AT_FDCWD, sock->path, options->mode, AT_SYMLINK_NOFOLLOW))
 		return fail(sock->path, "cannot set its mode", errno, err, errlen);
+	if (lstat(sock->path, &st))
+		return fail(sock->path, "cannot look at it", errno, err, errlen);
 	sock->gid = st.st_gid;
 	if (listen(sock->fd, options->backlog))
 		return fail(sock->path, "cannot listen", errno, err, errlen);
