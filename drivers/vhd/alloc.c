@@ -172,7 +172,7 @@ static int grow(struct vhd *v, uint64_t at)
 	uint64_t more = MAX(MIN(step / v->block, GROW_BLOCKS), 1u) - 1;
 	uint64_t end = MAX(at + block_bytes(v) + more * align_up(block_bytes(v), ALIGN), a->footer);
 
-	if (v->block_device || at > OFFSET_MAX)
+	if (v->block_device)
 		return -ENOSPC;
 	/* A block that lies over the old one, off the grid since alloc_forbid(), does not read as zeroes. */
 	if (at < a->footer)
@@ -186,6 +186,9 @@ static int take_new(struct vhd *v, struct slot *slot)
 	uint64_t at = place(v, MAX(a->next, a->below));
 	int r = 0;
 
+	/* Also where there is room before the footer: that may have been made ready for more, or is a device's end. */
+	if (at > OFFSET_MAX)
+		return -ENOSPC;
 	if (!range_inside(at, block_bytes(v), a->footer))
 		r = grow(v, at);
 	if (r)

@@ -249,6 +249,9 @@ static bool open_with(struct disk *d, const char *more, bool must)
 
 	params_free(&params);
 	MUST(!r || err[0]);
+	/* What was written to a fixed disk may look like the table of a dynamic one. Then it is asked, and can be said. */
+	if (r == -EUCLEAN && must && strstr(err, "footer=end"))
+		return open_with(d, ",footer=end", true);
 	MUST(!r || !must);
 	if (r)
 		d->image = NULL;
