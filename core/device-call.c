@@ -87,7 +87,7 @@ static void follow_size(struct device *dev, struct connection *c, bool held)
 
 	if (!size_differs(dev, c))
 		return;
-	if (!held && !paused && dev_hold(dev, c))
+	if (!held && !paused && dev_hold(dev, c, NULL))
 		return; /* a request hangs; the next look finds it again */
 	take_size(dev, c);
 	if (!held && !paused)
@@ -332,6 +332,25 @@ void dev_call_look(struct device *dev, void *arg)
 	atomic_store(&dev->looking, false);
 }
 
+/* No guest has it: opened for one thing alone, and the caller's to close. */
+static int open_idle(struct device *dev, uint32_t more, struct image **image)
+{
+	struct settings settings = dev_settings_now(dev);
+
+	dev_image_wait_closed(dev);
+	return dev_image_open(dev, &dev->parsed, &settings, more, image);
+}
+
+/* The image in use, with nothing at work on it: requests are held, unless the operator has paused them already. */
+static int hold_image(struct device *dev, struct connection *c, bool paused, const char *otherwise)
+{
+	if (!c->shared->image) {
+		dev_set_error(dev, "it has no image now");
+		return -ENOENT;
+	}
+	return paused ? 0 : dev_hold(dev, c, otherwise);
+}
+
 /* --- size ------------------------------------------------------------------------------------------------------ */
 
 /* Fails with the reason in dev->error. */
@@ -371,15 +390,11 @@ static int resize_image(struct device *dev, struct image *image, uint64_t size, 
 	return err;
 }
 
-/* No guest has it: opened for this alone. */
 static int resize_idle(struct device *dev, uint64_t size, bool shrink)
 {
-	struct settings settings = dev_settings_now(dev);
 	struct image *image;
-	int err;
+	int err = open_idle(dev, 0, &image);
 
-	dev_image_wait_closed(dev);
-	err = dev_image_open(dev, &dev->parsed, &settings, 0, &image);
 	if (err)
 		return err;
 	err = size ? resize_image(dev, image, size, shrink) : 0;
@@ -411,16 +426,9 @@ int dev_resize(struct device *dev, uint64_t size, bool shrink)
 		return err;
 	if (!c)
 		return resize_idle(dev, size, shrink);
-	if (!c->shared->image) {
-		dev_set_error(dev, "it has no image now");
-		return -ENOENT;
-	}
-	if (!paused)
-		err = dev_hold(dev, c);
-	if (err) {
-		dev_set_error(dev, "requests have not finished in %d s: not resized", PAUSE_MS / 1000);
+	err = hold_image(dev, c, paused, "not resized");
+	if (err)
 		return err;
-	}
 	err = resize_running(dev, c, size, shrink, !paused);
 	if (dev->call)
 		return err;
@@ -434,7 +442,6 @@ int dev_resize(struct device *dev, uint64_t size, bool shrink)
 int dev_size(struct device *dev, uint64_t *size)
 {
 	struct connection *c = dev_connection_in(dev, DEV_CONNECTED, DEV_PAUSED);
-	struct settings settings = dev_settings_now(dev);
 	struct image *image;
 	int err;
 
@@ -442,8 +449,7 @@ int dev_size(struct device *dev, uint64_t *size)
 		*size = img_info(c->shared->image)->size;
 		return 0;
 	}
-	dev_image_wait_closed(dev);
-	err = dev_image_open(dev, &dev->parsed, &settings, RD_OPEN_PROBE, &image);
+	err = open_idle(dev, RD_OPEN_PROBE, &image);
 	if (err)
 		return err;
 	*size = img_info(image)->size;
@@ -469,12 +475,9 @@ static int check_image(struct device *dev, struct image *image, const struct rd_
 
 static int check_idle(struct device *dev, const struct rd_progress *progress, struct rd_check *result)
 {
-	struct settings settings = dev_settings_now(dev);
 	struct image *image;
-	int err;
+	int err = open_idle(dev, RD_OPEN_PROBE, &image);
 
-	dev_image_wait_closed(dev);
-	err = dev_image_open(dev, &dev->parsed, &settings, RD_OPEN_PROBE, &image);
 	if (err)
 		return err;
 	err = check_image(dev, image, progress, result);
@@ -492,15 +495,9 @@ int dev_check(struct device *dev, const struct rd_progress *progress, struct rd_
 		return err;
 	if (!c)
 		return check_idle(dev, progress, result);
-	if (!c->shared->image) {
-		dev_set_error(dev, "it has no image now");
-		return -ENOENT;
-	}
-	err = paused ? 0 : dev_hold(dev, c);
-	if (err) {
-		dev_set_error(dev, "requests have not finished in %d s: not checked", PAUSE_MS / 1000);
+	err = hold_image(dev, c, paused, "not checked");
+	if (err)
 		return err;
-	}
 	err = dev_flush(dev);
 	if (!err)
 		err = check_image(dev, c->shared->image, progress, result);

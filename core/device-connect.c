@@ -278,6 +278,17 @@ unsigned dev_drain_ms(void)
 	return devtab_env->drain_ms ? devtab_env->drain_ms : DRAIN_MS;
 }
 
+int dev_connection_leave(struct connection *c, void *(*wait)(void *arg))
+{
+	pthread_t thread;
+
+	if (thread_start(&thread, "rd-stuck", wait, c))
+		log_err(LOG_DEVICE, "no thread to wait for it: what hangs is never freed");
+	else
+		pthread_detach(thread);
+	return -ETIMEDOUT;
+}
+
 /* "rd-stuck": until the call that hangs comes back, if it ever does. */
 static void *wait_for_stuck(void *arg)
 {
@@ -294,7 +305,6 @@ static void *wait_for_stuck(void *arg)
 static int give_up(struct connection *c)
 {
 	const struct hyp_ops *ops = devtab_env->hyp->ops;
-	pthread_t thread;
 
 	log_err(LOG_DEVICE, "a driver call has not returned in %u ms: the guest's memory is revoked, "
 		"and the image stays open and locked until the call returns", dev_drain_ms());
@@ -303,11 +313,7 @@ static int give_up(struct connection *c)
 	/* The event channels stay bound: they are the poller's, which runs. */
 	for (unsigned i = 0; i < c->nrings; i++)
 		ops->gnt_revoke(c->gnt, c->ring[i].pages, c->pages);
-	if (thread_start(&thread, "rd-stuck", wait_for_stuck, c))
-		log_err(LOG_DEVICE, "no thread to wait for it: what hangs is never freed");
-	else
-		pthread_detach(thread);
-	return -ETIMEDOUT;
+	return dev_connection_leave(c, wait_for_stuck);
 }
 
 int dev_disconnect(struct device *dev)

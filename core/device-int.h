@@ -40,8 +40,7 @@
 
 struct overlay;
 
-#define SECTOR   512u
-#define PAUSE_MS 30000 /* who holds a disk waits so long for what runs */
+#define SECTOR 512u
 
 /* What all devices of one guest share; the budgets look after themselves. */
 struct guest {
@@ -186,11 +185,13 @@ unsigned dev_drain_ms(void);
 /* [strand, rd-close, rd-stuck] Unmap, and give back what it refers to.  Takes a half-made one, too; the poller is
  * paused or was never started. */
 void dev_connection_free(struct connection *c);
+/* A call of the connection's hangs: "rd-stuck" runs wait for it, which frees c.  Always -ETIMEDOUT. */
+int dev_connection_leave(struct connection *c, void *(*wait)(void *arg));
 
 /* --- device-pause.c: strand */
 /* Nothing new starts, and nothing runs, of the ring and of NBD clients: dev_go_on follows.  -errno: a request has not
- * finished in PAUSE_MS, and all goes on as before. */
-int dev_hold(struct device *dev, struct connection *c);
+ * finished in PAUSE_MS, and all goes on as before; otherwise says in dev->error what was not done, NULL: nothing. */
+int dev_hold(struct device *dev, struct connection *c, const char *otherwise);
 /* On c's image, as it is now, and with the size that the guest is told now. */
 void dev_go_on(struct device *dev, struct connection *c);
 

@@ -17,7 +17,6 @@
 
 #include "base/clock.h"
 #include "nbd.h"
-#include "thread.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -190,7 +189,6 @@ static void *wait_for_stuck_client(void *arg)
 static int give_up_clients(struct device *dev, struct nbd_export *export)
 {
 	struct connection *c = dev->nbd;
-	pthread_t thread;
 
 	log_err(LOG_DEVICE, "%s: a driver call for an NBD client has not returned in %u ms: the image stays open and "
 		"locked until it does", dev->name, dev_drain_ms());
@@ -200,11 +198,7 @@ static int give_up_clients(struct device *dev, struct nbd_export *export)
 	if (!c)
 		return -ETIMEDOUT;
 	c->export = export;
-	if (thread_start(&thread, "rd-stuck", wait_for_stuck_client, c))
-		log_err(LOG_DEVICE, "no thread to wait for it: what hangs is never freed");
-	else
-		pthread_detach(thread);
-	return -ETIMEDOUT;
+	return dev_connection_leave(c, wait_for_stuck_client);
 }
 
 /* Drop the clients, and the socket; the image, too, if no guest has it. */

@@ -18,8 +18,10 @@
 
 #include <errno.h>
 
+#define PAUSE_MS 30000 /* who holds a disk waits so long for what runs */
+
 /* Nothing new starts, and nothing runs, of the ring and of NBD clients; or all goes on as before. */
-int dev_hold(struct device *dev, struct connection *c)
+int dev_hold(struct device *dev, struct connection *c, const char *otherwise)
 {
 	long long deadline = monotonic_ms() + PAUSE_MS;
 	int err = c->poller ? poller_pause(c->poller, deadline) : 0;
@@ -32,6 +34,8 @@ int dev_hold(struct device *dev, struct connection *c)
 		poller_resume(c->poller, NULL, NULL, false, false);
 	if (dev->export)
 		nbd_export_resume(dev->export, NULL);
+	if (otherwise)
+		dev_set_error(dev, "requests have not finished in %d s: %s", PAUSE_MS / 1000, otherwise);
 	return err;
 }
 
@@ -59,11 +63,9 @@ int dev_pause(struct device *dev)
 	err = dev_call_check(dev);
 	if (err)
 		return err;
-	err = dev_hold(dev, c);
-	if (err) {
-		dev_set_error(dev, "requests have not finished in %d s: not paused", PAUSE_MS / 1000);
+	err = dev_hold(dev, c, "not paused");
+	if (err)
 		return err;
-	}
 	dev_set_state(dev, DEV_PAUSED);
 	log_info(LOG_DEVICE, "paused");
 	event_emit(EVENT_PAUSE, dev->name, 0, "%s", "");

@@ -264,11 +264,9 @@ static int swap_running(struct device *dev, struct connection *c, const char *st
 
 	if (err)
 		return err;
-	err = paused ? 0 : dev_hold(dev, c);
-	if (err) {
-		dev_set_error(dev, "requests have not finished in %d s: nothing was changed", PAUSE_MS / 1000);
+	err = paused ? 0 : dev_hold(dev, c, "nothing was changed");
+	if (err)
 		return err;
-	}
 	/* While there is a way back: nothing may stand on an image that has lost something. */
 	if (overlay)
 		err = dev_flush(dev);
@@ -398,7 +396,7 @@ int dev_set_reopen(struct device *dev, const char *key, const char *value, char 
 	if (!rc)
 		rc = dev_swap_check(dev, c);
 	if (!rc && !paused)
-		rc = dev_hold(dev, c);
+		rc = dev_hold(dev, c, NULL);
 	if (rc) {
 		put_cache(dev, &before);
 		if (rc == -EBUSY)
