@@ -64,9 +64,11 @@ struct lb_store;
 
 /* Somebody who speaks to the store: a client of the socket, or the daemon itself. */
 struct lb_conn {
-	struct list_head link, watches, txns, events; /* under the store's lock */
+	/* under the store's lock */
+	struct list_head link, watches, txns, events;
 	unsigned int nr_watches, nr_txns, nr_events;
 	bool overflow; /* events were dropped: it does not read them */
+	/* fixed */
 	uint32_t domid;
 	int wake_fd; /* eventfd, written when an event is queued */
 };
@@ -103,6 +105,7 @@ int lb_store_unwatch(struct lb_store *st, struct lb_conn *conn, const char *path
 struct lb_event *lb_store_event(struct lb_store *st, struct lb_conn *conn);
 void lb_store_unevent(struct lb_store *st, struct lb_conn *conn,
 		      struct lb_event *event); /* put back */
+bool lb_store_overflowed(struct lb_store *st, const struct lb_conn *conn); /* events were lost */
 /* "@introduceDomain", "@releaseDomain" */
 void lb_store_special(struct lb_store *st, const char *name);
 uint64_t lb_store_nodes_of(struct lb_store *st, uint32_t domid);

@@ -125,7 +125,7 @@ static void send_events(struct client *client)
 	struct lb_reply head = { .op = LB_EV_WATCH };
 	struct lb_event *event;
 
-	if (client->conn.overflow)
+	if (lb_store_overflowed(st, &client->conn))
 		client->gone = true;
 	while (!client->gone && !client->late.head.op &&
 	       (event = lb_store_event(st, &client->conn))) {

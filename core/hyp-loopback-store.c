@@ -644,6 +644,12 @@ void lb_store_unevent(struct lb_store *st, struct lb_conn *conn, struct lb_event
 	conn->nr_events++;
 }
 
+bool lb_store_overflowed(struct lb_store *st, const struct lb_conn *conn)
+{
+	LOCK_SCOPE(&st->lock);
+	return conn->overflow;
+}
+
 /* ---- transactions ------------------------------------------------------------------------------ */
 
 /* The transaction (NULL for none) of that number, or -ENOENT. */
