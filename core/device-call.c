@@ -342,13 +342,17 @@ static int open_idle(struct device *dev, uint32_t more, struct image **image)
 }
 
 /* The image in use, with nothing at work on it: requests are held, unless the operator has paused them already. */
-static int hold_image(struct device *dev, struct connection *c, bool paused, const char *otherwise)
+static int hold_image(struct device *dev, struct connection *c, bool paused, bool alone,
+		      const char *otherwise)
 {
+	int err;
+
 	if (!c->shared->image) {
 		dev_set_error(dev, "it has no image now");
 		return -ENOENT;
 	}
-	return paused ? 0 : dev_hold(dev, c, otherwise);
+	err = alone ? dev_shared_check(dev, c) : 0;
+	return err || paused ? err : dev_hold(dev, c, otherwise);
 }
 
 /* --- size ------------------------------------------------------------------------------------------------------ */
@@ -426,7 +430,8 @@ int dev_resize(struct device *dev, uint64_t size, bool shrink)
 		return err;
 	if (!c)
 		return resize_idle(dev, size, shrink);
-	err = hold_image(dev, c, paused, "not resized");
+	/* To grow a driver must be ready at any time. */
+	err = hold_image(dev, c, paused, shrink, "not resized");
 	if (err)
 		return err;
 	err = resize_running(dev, c, size, shrink, !paused);
@@ -495,7 +500,7 @@ int dev_check(struct device *dev, const struct rd_progress *progress, struct rd_
 		return err;
 	if (!c)
 		return check_idle(dev, progress, result);
-	err = hold_image(dev, c, paused, "not checked");
+	err = hold_image(dev, c, paused, true, "not checked");
 	if (err)
 		return err;
 	err = dev_flush(dev);

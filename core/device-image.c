@@ -91,6 +91,17 @@ int dev_shared_get(struct device *dev, const struct settings *settings, struct s
 	return err;
 }
 
+/* Somebody else still has the image when a call of an earlier connection hangs: then it cannot be closed. */
+int dev_shared_check(struct device *dev, struct connection *c)
+{
+	unsigned ours = (dev->conn != NULL) + (dev->nbd != NULL);
+
+	if (atomic_load(&c->shared->refs) <= ours)
+		return 0;
+	dev_set_error(dev, "a driver call does not return; the image is still in use");
+	return -EBUSY;
+}
+
 int dev_probe(struct device *dev)
 {
 	struct settings settings = dev_settings_now(dev);

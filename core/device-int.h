@@ -55,7 +55,7 @@ struct guest {
 struct shared {
 	_Atomic unsigned refs;
 	/* Changed by the strand, under the device lock, and only while nobody but the device's own connections has a
-	 * reference (dev_swap_check): whoever else has one reads it without.  NULL: none now, and whoever uses it is
+	 * reference (dev_shared_check): whoever else has one reads it without.  NULL: none now, and whoever uses it is
 	 * paused. */
 	struct image *image;
 };
@@ -165,6 +165,9 @@ int dev_image_open(struct device *dev, const struct params *params, const struct
 int dev_shared_get(struct device *dev, const struct settings *settings, struct shared **out);
 /* [any] The last one closes the image, on this thread.  Accepts NULL. */
 void dev_shared_put(struct shared *shared);
+/* For what needs an image with no call in flight, also when the requests are held: 0, or -EBUSY and dev->error: a call
+ * of an earlier connection hangs, and has it, too. */
+int dev_shared_check(struct device *dev, struct connection *c);
 /* What the guest is told of such an image, and what its requests are checked by. */
 void dev_geometry_of(const struct device *dev, const struct rd_info *info,
 		     const struct settings *settings, struct dev_geometry *g);
@@ -196,8 +199,6 @@ int dev_hold(struct device *dev, struct connection *c, const char *otherwise);
 void dev_go_on(struct device *dev, struct connection *c);
 
 /* --- device-swap.c: strand */
-/* 0: the image may be closed and exchanged.  -EBUSY and dev->error: a call of an earlier connection has it, too. */
-int dev_swap_check(struct device *dev, struct connection *c);
 /* Close the image and open string, made before if there is an overlay.  What uses it is held.  On failure it is the
  * old one again, or none (c->shared->image is NULL); the reason is in dev->error. */
 int dev_swap_image(struct device *dev, struct connection *c, const char *string,

@@ -99,7 +99,7 @@ int dev_unpause(struct device *dev, const char *params)
 		dev_set_error(dev, "not paused");
 		return -EINVAL;
 	}
-	err = params ? dev_swap_check(dev, c) : 0;
+	err = params ? dev_shared_check(dev, c) : 0;
 	if (!err && params)
 		err = dev_swap_image(dev, c, params, NULL);
 	if (!err && !c->shared->image)

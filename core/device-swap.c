@@ -37,17 +37,6 @@ static int fits_guest(struct device *dev, const struct image *image)
 	return -EINVAL;
 }
 
-/* Somebody else still has the image when a call of an earlier connection hangs: then it cannot be closed. */
-int dev_swap_check(struct device *dev, struct connection *c)
-{
-	unsigned ours = (dev->conn != NULL) + (dev->nbd != NULL);
-
-	if (atomic_load(&c->shared->refs) <= ours)
-		return 0;
-	dev_set_error(dev, "a driver call does not return; the image is still in use");
-	return -EBUSY;
-}
-
 /* The image is open with this cache, for all who use it. */
 static void note_cache(struct device *dev, const struct settings *settings)
 {
@@ -260,7 +249,7 @@ static int swap_running(struct device *dev, struct connection *c, const char *st
 			const struct overlay *overlay)
 {
 	bool paused = dev_state(dev) == DEV_PAUSED;
-	int err = dev_swap_check(dev, c);
+	int err = dev_shared_check(dev, c);
 
 	if (err)
 		return err;
@@ -394,7 +383,7 @@ int dev_set_reopen(struct device *dev, const char *key, const char *value, char 
 		return rc;
 	rc = dev_call_check(dev);
 	if (!rc)
-		rc = dev_swap_check(dev, c);
+		rc = dev_shared_check(dev, c);
 	if (!rc && !paused)
 		rc = dev_hold(dev, c, NULL);
 	if (rc) {
