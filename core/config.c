@@ -292,6 +292,29 @@ static int apply_log_level(struct config *config, const char *value, char *err, 
 	return 0;
 }
 
+static int apply_log_target(struct config *config, const char *value, char *err, size_t errlen)
+{
+	static const char *const words[] = {
+		[LOG_TARGET_AUTO] = "auto",
+		[LOG_TARGET_STDERR] = "stderr",
+		[LOG_TARGET_SYSLOG] = "syslog",
+#ifdef HAVE_SYSTEMD
+		[LOG_TARGET_JOURNAL] = "journal",
+#endif
+	};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(words); i++) {
+		if (!strcmp(value, words[i])) {
+			config->log_target = (enum log_target)i;
+			return 0;
+		}
+	}
+	return bad(err, errlen, value,
+		   ARRAY_SIZE(words) > LOG_TARGET_JOURNAL
+			   ? "auto, stderr, syslog or journal"
+			   : "auto, stderr or syslog (this build has no journal)");
+}
+
 static int apply_config(struct config *config, const char *value, char *err, size_t errlen)
 {
 	char here[PATH_MAX], path[2 * PATH_MAX];
@@ -402,6 +425,13 @@ static const struct option_def options[] = {
 	  .in_file = true,
 	  .live = true,
 	  .help = "err, warn, info (the default) or debug" },
+	{ .name = "log-target",
+	  .initial = "auto",
+	  .arg = "auto|stderr|syslog|journal",
+	  .apply = apply_log_target,
+	  .in_file = true,
+	  .help = "where it is written; auto: to the journal if stderr leads there, else\n"
+		  "to stderr in the foreground, to syslog in the background" },
 	{ .name = "user",
 	  .arg = "NAME",
 	  .apply = apply_user,
@@ -459,7 +489,7 @@ static const struct option_def options[] = {
 	  .apply = apply_foreground,
 	  .in_file = true,
 	  .letter = 'f',
-	  .help = "stay in the foreground, log to stderr" },
+	  .help = "stay in the foreground" },
 	{ .name = "config",
 	  .initial = DEFAULT_FILE,
 	  .arg = "FILE",

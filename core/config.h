@@ -22,8 +22,13 @@ enum config_action { CONFIG_RUN, CONFIG_HELP, CONFIG_VERSION, CONFIG_CHECK };
 /* AUTO: with another user, as far as the host has it. */
 enum sandbox_mode { SANDBOX_AUTO, SANDBOX_ON, SANDBOX_OFF };
 
+/* AUTO: in the foreground stderr, or the journal if that is where stderr leads; in the background syslog or the
+ * journal, by the same. */
+enum log_target { LOG_TARGET_AUTO, LOG_TARGET_STDERR, LOG_TARGET_SYSLOG, LOG_TARGET_JOURNAL };
+
 struct config {
 	enum config_action action;
+	enum log_target log_target;
 	bool foreground;
 	bool metrics_remote; /* addresses that are not the loopback's, too */
 	bool file_named;      /* --config was given: the file must exist */

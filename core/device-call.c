@@ -214,6 +214,7 @@ static void *call_main(void *arg)
 	bool left;
 
 	log_set_prefix(dev->name);
+	log_set_driver(img_driver_name(call->shared->image));
 	result = do_call(call, call->shared->image);
 	lock_acquire(&dev->lock);
 	call->result = result;

@@ -294,7 +294,7 @@ static void *wait_for_stuck(void *arg)
 {
 	struct connection *c = arg;
 
-	log_set_prefix(c->dev->name);
+	dev_name_thread(c);
 	poller_pause(c->poller, -1);
 	log_warn(LOG_DEVICE, "the call that hung has returned; its image is closed now");
 	dev_connection_free(c);

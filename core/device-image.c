@@ -172,7 +172,7 @@ static void *flush_and_close(void *arg)
 	struct device *dev = c->dev;
 	bool abandoned;
 
-	log_set_prefix(dev->name);
+	dev_name_thread(c);
 	dev_image_flush(c);
 	dev_shared_put(c->shared);
 	c->shared = NULL;

@@ -152,6 +152,10 @@ struct settings dev_settings_now(struct device *dev);
 void dev_apply_locked(struct device *dev);
 /* [any] Where there is no guest to be connected it is idle; what is broken stays that until it connects anew. */
 void dev_set_state(struct device *dev, enum dev_state state);
+/* [strand] For the log: the driver of what messages are about from now on. */
+void dev_name_driver(const struct device *dev);
+/* [rd-close, rd-stuck] For the log: the disk of the connection that was handed over, and its driver. */
+void dev_name_thread(const struct connection *c);
 /* [strand] The connection, if its state is one of the two; without a guest that of NBD clients, which is as good as
  * connected when it is not paused.  NULL: it is another state, or nobody uses the image. */
 struct connection *dev_connection_in(struct device *dev, enum dev_state a, enum dev_state b);

@@ -178,7 +178,7 @@ static void *wait_for_stuck_client(void *arg)
 {
 	struct connection *c = arg;
 
-	log_set_prefix(c->dev->name);
+	dev_name_thread(c);
 	nbd_export_close(c->export, -1);
 	nbd_export_free(c->export);
 	dev_image_flush(c);

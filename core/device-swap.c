@@ -85,6 +85,7 @@ static void adopt(struct device *dev, struct connection *c, struct image *image,
 		dev->geometry.discard = g.discard;
 	}
 	lock_release(&dev->lock);
+	dev_name_driver(dev);
 }
 
 /* Nobody who looks at the device may see an image that is being closed. */
@@ -242,6 +243,7 @@ static int swap_idle(struct device *dev, const char *string, const struct overla
 	dev->params = copy;
 	take_new_locked(dev, &new);
 	lock_release(&dev->lock);
+	dev_name_driver(dev);
 	return 0;
 }
 

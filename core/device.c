@@ -417,12 +417,24 @@ struct op {
 	void *arg;
 };
 
+void dev_name_driver(const struct device *dev)
+{
+	log_set_driver(dev->parsed.driver ? dev->parsed.driver->name : NULL);
+}
+
+void dev_name_thread(const struct connection *c)
+{
+	log_set_prefix(c->dev->name);
+	log_set_driver(c->shared ? img_driver_name(c->shared->image) : NULL);
+}
+
 static void run_op(struct pool_job *job)
 {
 	struct op *op = container_of(job, struct op, job);
 	struct device *dev = op->dev;
 
 	log_set_prefix(dev->name);
+	dev_name_driver(dev);
 	op->fn(dev, op->arg);
 	log_set_prefix(NULL);
 	free(op);

@@ -72,14 +72,14 @@ struct image {
 void img_vsay(struct image *image, enum log_level level, const char *fmt, va_list ap)
 {
 	char text[1024];
+	struct log_was was;
 
 	vsnprintf(text, sizeof(text), fmt, ap);
 	if (image->err && level == LOG_LVL_ERR)
 		snprintf(image->err, image->errlen, "%s: %s", image->driver->name, text);
-	if (log_prefix()[0] || !image->disk[0])
-		log_at(level, LOG_DRIVER, "%s: %s", image->driver->name, text);
-	else
-		log_at(level, LOG_DRIVER, "%s: %s: %s", image->disk, image->driver->name, text);
+	was = log_enter(image->disk, image->driver->name);
+	log_at(level, LOG_DRIVER, "%s: %s", image->driver->name, text);
+	log_leave(was);
 }
 
 void img_say(struct image *image, enum log_level level, const char *fmt, ...)
@@ -104,9 +104,12 @@ uint32_t img_flags(const struct image *image)
 /* The driver broke its contract. Always -EIO. */
 static int broken(struct image *image, const char *callback, long long value)
 {
+	struct log_was was = log_enter(image->disk, image->driver->name);
+
 	log_limited(&image->broken, LOG_LVL_ERR, LOG_DRIVER,
 		    "%s: driver %s: %s returned nonsense (%lld)", image->disk, image->driver->name,
 		    callback, value);
+	log_leave(was);
 	return -EIO;
 }
 
@@ -280,6 +283,7 @@ static int open_at(const char *disk, const struct params *params, uint32_t flags
 		   const struct position *at, struct image **opened, char *err, size_t errlen)
 {
 	struct image *image = image_new(disk, params->driver, flags, at);
+	struct log_was was;
 	int r;
 
 	if (!image) {
@@ -290,7 +294,10 @@ static int open_at(const char *disk, const struct params *params, uint32_t flags
 	image->err = err;
 	image->errlen = errlen;
 	err[0] = '\0';
+	/* What files say meanwhile is about this image, too. */
+	was = log_enter(image->disk, image->driver->name);
 	r = open_inner(image, params);
+	log_leave(was);
 	if (r && !err[0])
 		snprintf(err, errlen, "%s: %.512s: %s", params->driver->name, params->target,
 			 strerror(-r));
@@ -388,6 +395,11 @@ const struct rd_info *img_info(const struct image *image)
 const struct rd_driver *img_driver(const struct image *image)
 {
 	return image->driver;
+}
+
+const char *img_driver_name(const struct image *image)
+{
+	return image ? image->driver->name : NULL;
 }
 
 bool img_writable(const struct image *image)

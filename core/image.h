@@ -36,6 +36,8 @@ int img_set_backing_dirs(const char *list);
 
 const struct rd_info *img_info(const struct image *image);
 const struct rd_driver *img_driver(const struct image *image);
+/* For log_set_driver(). NULL for NULL. */
+const char *img_driver_name(const struct image *image);
 bool img_writable(const struct image *image);
 
 int img_readv(struct image *image, const struct iovec *iov, int iovcnt, uint64_t offset);

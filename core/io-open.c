@@ -469,10 +469,13 @@ int io_open(const char *disk, const char *path, uint32_t flags, struct rd_file *
 {
 	char err[1024];
 	int r = io_open_why(disk, path, flags, file, err, sizeof(err));
+	struct log_was was;
 
-	if (r)
-		log_err(LOG_IO, "%s%s%s", disk && !log_prefix()[0] ? disk : "",
-			disk && !log_prefix()[0] ? ": " : "", err);
+	if (!r)
+		return 0;
+	was = log_enter(disk, log_driver());
+	log_err(LOG_IO, "%s", err);
+	log_leave(was);
 	return r;
 }
 

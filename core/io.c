@@ -489,6 +489,15 @@ int io_writev_inline(struct rd_file *file, const struct iovec *iov, int iovcnt, 
 /* ---- flush
  * --------------------------------------------------------------------------------------- */
 
+static void tell_flush_failed(const struct rd_file *file, int err)
+{
+	struct log_was was = log_enter(file->disk, log_driver());
+
+	log_err(LOG_IO, "%s: fdatasync: %s; data may be lost, and no flush will succeed any more", file->path,
+		strerror(-err));
+	log_leave(was);
+}
+
 int io_flush(struct rd_file *file)
 {
 	int r;
@@ -505,11 +514,7 @@ int io_flush(struct rd_file *file)
 		return atomic_load(&file->flush_failed) ? -EIO : 0;
 	r = -errno;
 	if (!atomic_exchange(&file->flush_failed, true))
-		log_err(LOG_IO,
-			"%s%s%s: fdatasync: %s; data may be lost, and no flush will succeed any "
-			"more",
-			log_prefix()[0] ? "" : file->disk, log_prefix()[0] ? "" : ": ", file->path,
-			strerror(-r));
+		tell_flush_failed(file, r);
 	return r;
 }
 

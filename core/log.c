@@ -55,13 +55,15 @@ static struct {
 	bool priorities; /* stderr: begin lines with <N> */
 	log_callback *callback;
 	void *opaque;
+	log_send *send;
 } sink; /* under sink_lock */
 
 static _Thread_local char prefix[LOG_PREFIX_MAX];
+static _Thread_local const char *driver_name;
 static _Thread_local char thread_name[LOG_THREAD_NAME_MAX];
 
 /* JOURNAL_STREAM names the device and inode of the stream that leads to the journal (systemd.exec). */
-static bool stderr_is_journal(void)
+bool log_stderr_is_journal(void)
 {
 	const char *stream = getenv("JOURNAL_STREAM");
 	unsigned long long dev, ino;
@@ -84,7 +86,18 @@ static void set_sink(enum log_sink kind, bool priorities, log_callback *fn, void
 
 void log_to_stderr(void)
 {
-	set_sink(LOG_SINK_STDERR, stderr_is_journal(), NULL, NULL);
+	set_sink(LOG_SINK_STDERR, log_stderr_is_journal(), NULL, NULL);
+}
+
+void log_to_journal(log_send *send)
+{
+	bool priorities = log_stderr_is_journal();
+
+	pthread_mutex_lock(&sink_lock);
+	sink.kind = LOG_SINK_JOURNAL;
+	sink.priorities = priorities;
+	sink.send = send;
+	pthread_mutex_unlock(&sink_lock);
 }
 
 void log_to_syslog(const char *ident)
@@ -146,11 +159,39 @@ int log_level_by_name(const char *name)
 void log_set_prefix(const char *text)
 {
 	snprintf(prefix, sizeof(prefix), "%s", text ? text : "");
+	driver_name = NULL;
 }
 
 const char *log_prefix(void)
 {
 	return prefix;
+}
+
+void log_set_driver(const char *driver)
+{
+	driver_name = driver;
+}
+
+const char *log_driver(void)
+{
+	return driver_name ? driver_name : "";
+}
+
+struct log_was log_enter(const char *disk, const char *driver)
+{
+	struct log_was was = { .prefix = prefix[0], .driver = driver_name };
+
+	if (!was.prefix)
+		log_set_prefix(disk);
+	driver_name = driver;
+	return was;
+}
+
+void log_leave(struct log_was was)
+{
+	if (!was.prefix)
+		log_set_prefix(NULL);
+	driver_name = was.driver;
 }
 
 void log_set_thread_name(const char *name)
@@ -202,6 +243,20 @@ static void write_stderr(enum log_level level, char *line, size_t len)
 		return; /* nobody left to tell */
 }
 
+static bool send_journal(enum log_level level, enum log_subsys subsys, const char *line)
+{
+	const struct log_record record = {
+		.level = level,
+		.subsys = subsys,
+		.priority = levels[level].priority,
+		.line = line,
+		.disk = prefix,
+		.driver = log_driver(),
+	};
+
+	return sink.send(&record);
+}
+
 static _Thread_local bool muted;
 
 void log_mute(bool mute)
@@ -233,6 +288,10 @@ void log_line(enum log_subsys subsys, enum log_level level, const char *fmt, ...
 		break;
 	case LOG_SINK_CALLBACK:
 		sink.callback(sink.opaque, level, subsys, line);
+		break;
+	case LOG_SINK_JOURNAL:
+		if (!send_journal(level, subsys, line))
+			write_stderr(level, line, len);
 		break;
 	}
 	pthread_mutex_unlock(&sink_lock);

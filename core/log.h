@@ -41,14 +41,29 @@ enum log_subsys {
 };
 
 /* Where lines go. The default is stderr. */
-enum log_sink { LOG_SINK_STDERR, LOG_SINK_SYSLOG, LOG_SINK_CALLBACK };
+enum log_sink { LOG_SINK_STDERR, LOG_SINK_SYSLOG, LOG_SINK_CALLBACK, LOG_SINK_JOURNAL };
 
 /* Gets each finished line without its newline; called with the log's lock held: do not log in it. */
 typedef void log_callback(void *opaque, enum log_level level, enum log_subsys subsys,
 			  const char *line);
 
-/* stderr; under the journal (JOURNAL_STREAM is ours) each line begins with its <priority>. */
+/* A message in parts, for where they are kept apart. */
+struct log_record {
+	enum log_level level;
+	enum log_subsys subsys;
+	int priority;       /* syslog(3)'s */
+	const char *line;   /* as on stderr */
+	const char *disk;   /* log_prefix() */
+	const char *driver; /* log_driver() */
+};
+/* Called as log_callback is. False: it could not be sent, and goes to stderr. */
+typedef bool log_send(const struct log_record *record);
+
+/* stderr; under the journal each line begins with its <priority>. */
 void log_to_stderr(void);
+/* Is that a stream of the journal's (JOURNAL_STREAM is ours)? */
+bool log_stderr_is_journal(void);
+void log_to_journal(log_send *send);
 /* syslog(3), facility daemon, with @ident, which must stay valid. */
 void log_to_syslog(const char *ident);
 /* For tests. NULL returns to stderr. */
@@ -65,10 +80,25 @@ const char *log_level_name(enum log_level level);
 int log_subsys_by_name(const char *name);
 int log_level_by_name(const char *name);
 
-/* The disk this thread works for ("5/xvda"), copied, cut at LOG_PREFIX_MAX; NULL or "" for none. */
+/* The disk this thread works for ("5/xvda"), copied, cut at LOG_PREFIX_MAX; NULL or "" for none. There is no
+ * driver then, until it is set. */
 #define LOG_PREFIX_MAX 48
 void log_set_prefix(const char *prefix);
 const char *log_prefix(void);
+
+/* The driver of that disk's image; NULL for none. Not copied: a driver's name, which stays as long as there are
+ * threads. In no line, as messages of drivers begin with it. */
+void log_set_driver(const char *driver);
+/* "" for none. */
+const char *log_driver(void);
+
+/* Around messages about an image: its driver, and its disk if this thread works for none. */
+struct log_was {
+	bool prefix;
+	const char *driver;
+};
+struct log_was log_enter(const char *disk, const char *driver);
+void log_leave(struct log_was was);
 
 /* The name printed for this thread; thread_start() sets it. */
 #define LOG_THREAD_NAME_MAX 16

@@ -12,6 +12,7 @@
 #include "config.h"
 #include "log.h"
 #include "main-config.h"
+#include "main-journal.h"
 #include "main-manager.h"
 #include "main-parts.h"
 #include "main-sandbox.h"
@@ -37,6 +38,36 @@ struct daemon {
 	int argc;       /* the command line, for the reload */
 	char **argv;
 };
+
+/* --- the log ------------------------------------------------------------------------------------ */
+
+/* Where it goes for good. stderr_stays: something else than /dev/null. */
+static void choose_log(const struct config *config, bool stderr_stays)
+{
+	enum log_target target = config->log_target;
+	int err = 0;
+
+	if (target == LOG_TARGET_STDERR)
+		return;
+	if (target == LOG_TARGET_JOURNAL || (target == LOG_TARGET_AUTO && log_stderr_is_journal())) {
+		err = journal_open();
+		if (!err)
+			return;
+	}
+	if (err && target == LOG_TARGET_JOURNAL)
+		log_warn(LOG_MAIN, "no journal: %s; logging to %s", strerror(-err), stderr_stays ? "stderr" : "syslog");
+	if (!stderr_stays || target == LOG_TARGET_SYSLOG)
+		log_to_syslog("ringdiskd");
+}
+
+/* On the way to the background stderr has what goes wrong, for whoever started us. */
+static void begin_log(const struct config *config)
+{
+	log_to_stderr();
+	config_apply_log(config);
+	if (config->foreground || (config->log_target == LOG_TARGET_AUTO && log_stderr_is_journal()))
+		choose_log(config, true);
+}
 
 /* --- becoming a daemon ------------------------------------------------------------------------ */
 
@@ -76,15 +107,16 @@ static int become_daemon(int *ready_pipe)
 	return 0;
 }
 
-/* The last of stdin, stdout and stderr; from now on the log goes to syslog. */
-static void leave_terminal(void)
+/* The last of stdin and stdout, and of stderr unless the log goes there. */
+static void leave_terminal(const struct config *config)
 {
 	int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+	int last = config->log_target == LOG_TARGET_STDERR ? STDOUT_FILENO : STDERR_FILENO;
 
-	log_to_syslog("ringdiskd");
+	choose_log(config, false);
 	if (fd < 0)
 		return;
-	for (int i = STDIN_FILENO; i <= STDERR_FILENO; i++)
+	for (int i = STDIN_FILENO; i <= last; i++)
 		dup2(fd, i);
 	if (fd > STDERR_FILENO)
 		close(fd);
@@ -97,7 +129,7 @@ static void tell_ready(struct daemon *d)
 	manager_tell("READY=1");
 	if (d->ready_pipe < 0)
 		return;
-	leave_terminal();
+	leave_terminal(d->parts.config);
 	if (write(d->ready_pipe, &ok, 1) != 1)
 		log_warn(LOG_MAIN, "nobody waits for us to be ready");
 	close(d->ready_pipe);
@@ -263,8 +295,7 @@ static int serve(const struct config *config, int argc, char **argv)
 
 	umask(027);
 	signals_init();
-	log_to_stderr();
-	config_apply_log(config);
+	begin_log(config);
 	if (!config->foreground) {
 		int err = become_daemon(&d.ready_pipe);
 

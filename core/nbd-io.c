@@ -654,6 +654,7 @@ static void run_requests(struct nbd_export *ex, struct list_head *batch, unsigne
 
 	list_init(&done);
 	log_set_prefix(ex->name);
+	log_set_driver(img_driver_name(ex->exec.image));
 	if (first->type == NBD_CMD_BLOCK_STATUS) {
 		first->req.err = block_status(first, ex->exec.image);
 		list_splice_tail(batch, &done);

@@ -449,6 +449,7 @@ static void run_job(struct pool_job *pool_job)
 	if (n) {
 		probe_submitted(p, &batch);
 		log_set_prefix(p->cfg.name);
+		log_set_driver(img_driver_name(p->exec.image));
 		start = end = now_ns();
 		exec_batch(&p->exec, &batch, false, &done, &end);
 		if (!list_empty(&batch))

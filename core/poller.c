@@ -227,12 +227,15 @@ static void *poller_main(void *arg)
 	bool more;
 
 	log_set_prefix(p->cfg.name);
+	log_set_driver(img_driver_name(p->exec.image));
 	while (!atomic_load(&p->stop)) {
 		unsigned found = 0;
 
 		more = false;
-		if (atomic_exchange(&p->resuming, false))
+		if (atomic_exchange(&p->resuming, false)) {
+			log_set_driver(img_driver_name(p->exec.image));
 			restart_parked(p);
+		}
 		check_give_up(p);
 		limits_update(p);
 		p->wake_at = 0;

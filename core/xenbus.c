@@ -418,12 +418,10 @@ static void run_job(struct device *dev, void *arg)
 	int err = -EPIPE;
 
 	dev_hurry(dev, false);
-	log_set_prefix(dev_name(dev));
 	if (conn)
 		err = xb_move_run(conn, xd);
 	xb_conn_put(conn);
 	xb_done(xd, err);
-	log_set_prefix(NULL);
 }
 
 static void run_stop(struct device *dev, void *arg)
@@ -432,11 +430,9 @@ static void run_stop(struct device *dev, void *arg)
 	struct xb_conn *conn = xb_conn_get();
 
 	dev_hurry(dev, false);
-	log_set_prefix(dev_name(dev));
 	xb_dev_stop(conn, xd);
 	xb_conn_put(conn);
 	xb_done(xd, 0);
-	log_set_prefix(NULL);
 }
 
 static void submit(struct xb_dev *xd, void (*job)(struct device *dev, void *arg))

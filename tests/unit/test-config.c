@@ -91,6 +91,7 @@ static void every_mistake_has_its_line(void **state)
 		{ "[daemon]\npid-file = x\n", "f:2: pid-file: 'x': should be an absolute path" },
 		{ "[daemon]\nbackend-kinds = ../x\n", "f:2: backend-kinds" },
 		{ "[daemon]\nlog-level = loud\n", "f:2: log-level: 'loud'" },
+		{ "[daemon]\nlog-target = file\n", "f:2: log-target: 'file': should be auto, stderr" },
 		{ "[defaults]\ncache = fast\n",
 		  "f:2: cache=fast: should be writeback|none|unsafe" },
 		{ "[defaults]\ncash = none\n", "f:2: there is no setting 'cash'" },

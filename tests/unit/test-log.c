@@ -171,6 +171,74 @@ static void stderr_gets_one_line(void **state)
 	close(saved);
 }
 
+static struct {
+	char disk[LOG_PREFIX_MAX], driver[32], line[64];
+	int priority;
+	bool takes;
+} sent;
+
+static bool send_record(const struct log_record *record)
+{
+	assert_int_equal(record->subsys, LOG_IMAGE);
+	snprintf(sent.disk, sizeof(sent.disk), "%s", record->disk);
+	snprintf(sent.driver, sizeof(sent.driver), "%s", record->driver);
+	snprintf(sent.line, sizeof(sent.line), "%s", record->line);
+	sent.priority = record->priority;
+	return sent.takes;
+}
+
+static void assert_sent(const char *disk, const char *driver, const char *line)
+{
+	log_err(LOG_IMAGE, "text");
+	assert_string_equal(sent.disk, disk);
+	assert_string_equal(sent.driver, driver);
+	assert_string_equal(sent.line, line);
+}
+
+static void record_has_disk_and_driver(void **state)
+{
+	struct log_was outer, inner;
+
+	(void)state;
+	sent.takes = true;
+	log_to_journal(send_record);
+	assert_sent("", "", "error: text");
+	assert_int_equal(sent.priority, 3);
+	outer = log_enter("5/xvda", "qcow2");
+	assert_sent("5/xvda", "qcow2", "5/xvda: error: text");
+	inner = log_enter("6/xvda", "raw"); /* of the same disk, whatever it is called */
+	assert_sent("5/xvda", "raw", "5/xvda: error: text");
+	log_leave(inner);
+	assert_sent("5/xvda", "qcow2", "5/xvda: error: text");
+	log_leave(outer);
+	assert_sent("", "", "error: text");
+	log_set_prefix("7/xvdb");
+	log_set_driver("vhd");
+	assert_sent("7/xvdb", "vhd", "7/xvdb: error: text");
+	log_set_prefix("8/xvdb");
+	assert_sent("8/xvdb", "", "8/xvdb: error: text");
+}
+
+static void what_cannot_be_sent_is_on_stderr(void **state)
+{
+	char got[256] = "";
+	int pipe_fds[2], saved = dup(STDERR_FILENO);
+
+	(void)state;
+	assert_int_equal(pipe(pipe_fds), 0);
+	unsetenv("JOURNAL_STREAM");
+	sent.takes = false;
+	log_to_journal(send_record);
+	dup2(pipe_fds[1], STDERR_FILENO);
+	log_err(LOG_IMAGE, "lost");
+	dup2(saved, STDERR_FILENO);
+	assert_true(read(pipe_fds[0], got, sizeof(got) - 1) > 0);
+	assert_string_equal(got, "error: lost\n");
+	close(pipe_fds[0]);
+	close(pipe_fds[1]);
+	close(saved);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -184,6 +252,8 @@ int main(void)
 		cmocka_unit_test_setup(limit_tells_how_many_were_dropped, reset),
 		cmocka_unit_test_setup(disabled_message_uses_no_budget, reset),
 		cmocka_unit_test_setup(stderr_gets_one_line, reset),
+		cmocka_unit_test_setup(record_has_disk_and_driver, reset),
+		cmocka_unit_test_setup(what_cannot_be_sent_is_on_stderr, reset),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, back_to_stderr);
