@@ -138,6 +138,20 @@ there DISK=7/xvdc DOMID=7 VBD=xvdc DRIVER=qcow2 PRIORITY=3 MESSAGE~gone.img
 served 9/xvda "raw:$base/a.img"
 there DISK=9/xvda DOMID=9 VBD=xvda DRIVER=raw PRIORITY=6 SUBSYSTEM=device MESSAGE~'connected: '
 there DISK=9/xvda DOMID=9 VBD=xvda DRIVER=raw PRIORITY=6 SUBSYSTEM=device MESSAGE~disconnected
+# After a swap the driver is the new image's, with a guest and without.
+"$rimg" create --driver-dir="$drivers" -q "qcow2:$base/b.qcow2" 8M
+"$bench" --connect="$base/run/hyp" --no-progress -t 600 -j randread 9/xvdc "raw:$base/a.img" >"$tmp/bench" 2>&1 &
+bench_pid=$!
+cleanup stop "$bench_pid" INT
+there DISK=9/xvdc DRIVER=raw MESSAGE~'connected: '
+"$ringdisk" -s "$sock" swap 9/xvdc "qcow2:$base/b.qcow2"
+there DISK=9/xvdc DRIVER=qcow2 SUBSYSTEM=device MESSAGE~'now on qcow2:'
+kill -INT "$bench_pid"
+wait "$bench_pid" || true
+there DISK=9/xvdc DRIVER=qcow2 SUBSYSTEM=device MESSAGE~disconnected
+"$ringdisk" -s "$sock" attach 7 xvde "raw:$base/a.img"
+"$ringdisk" -s "$sock" swap 7/xvde "qcow2:$base/b.qcow2"
+there DISK=7/xvde DRIVER=qcow2 SUBSYSTEM=device MESSAGE~'now on qcow2:'
 # What is about no disk.
 kill -HUP "$daemon"
 there PRIORITY=6 SUBSYSTEM=config '!DISK' '!DOMID' '!VBD' '!DRIVER' MESSAGE~'reading the configuration again'
