@@ -55,9 +55,20 @@ static unsigned call_ms(void)
 	return devtab_env->call_ms ? devtab_env->call_ms : CALL_MS;
 }
 
+static bool is_flush(enum call_what what)
+{
+	return what == CALL_FLUSH || what == CALL_SETTLE;
+}
+
+/* Nobody waits for it: the strand leaves it at once. */
+static bool is_quiet(enum call_what what)
+{
+	return what == CALL_LOOK || what == CALL_SETTLE;
+}
+
 static const char *call_text(enum call_what what)
 {
-	return what == CALL_FLUSH ? "flush" : what == CALL_RESIZE ? "resize" : "look at the image's size";
+	return is_flush(what) ? "flush" : what == CALL_RESIZE ? "resize" : "look at the image's size";
 }
 
 static int do_call(const struct call *call, struct image *image)
@@ -76,7 +87,7 @@ static void latch_flush(struct device *dev, int err)
 {
 	atomic_store(&dev->flush_failed, true);
 	dev_set_error(dev, "a flush failed (%s); flushes are held and I/O fails; detach the disk", strerror(-err));
-	log_err(LOG_DEVICE, "a flush by the operator failed: %s: flushes are held and I/O fails until "
+	log_err(LOG_DEVICE, "a flush that the guest did not ask for failed: %s: flushes are held and I/O fails until "
 		"the disk is detached", strerror(-err));
 }
 
@@ -97,12 +108,12 @@ static void follow_size(struct device *dev, struct connection *c, bool held)
 /* What comes of a call that was left; c: who has the image still, or NULL. */
 static void take_result(struct device *dev, struct connection *c, const struct call *call)
 {
-	if (call->what != CALL_LOOK)
+	if (!is_quiet(call->what))
 		log_warn(LOG_DEVICE, "the %s that took so long has returned: %s", call_text(call->what),
 			 call->result < 0 ? strerror(-call->result) : "done");
-	if (call->what == CALL_FLUSH && call->result)
+	if (is_flush(call->what) && call->result)
 		latch_flush(dev, call->result);
-	if (call->what != CALL_FLUSH && call->result >= 0 && c)
+	if (!is_flush(call->what) && call->result >= 0 && c)
 		follow_size(dev, c, call->held);
 	if (call->held && c)
 		dev_go_on(dev, c);
@@ -331,6 +342,21 @@ void dev_call_look(struct device *dev, void *arg)
 			follow_size(dev, c, false);
 	}
 	atomic_store(&dev->looking, false);
+}
+
+void dev_call_settle(struct device *dev, void *arg)
+{
+	struct connection *c = dev_connection_in(dev, DEV_CONNECTED, DEV_PAUSED);
+	int err;
+
+	(void)arg;
+	reap_call(dev, NULL);
+	if (!c || dev->call || !c->shared->image || !img_unsettled(c->shared->image) ||
+	    atomic_load(&dev->flush_failed))
+		return;
+	err = start_call(dev, c->shared, CALL_SETTLE, 0, 0, false);
+	if (err && !dev->call)
+		latch_flush(dev, err);
 }
 
 /* No guest has it: opened for one thing alone, and the caller's to close. */

@@ -47,6 +47,9 @@ static void on_event(void *arg, int what)
 		if (!atomic_exchange(&dev->looking, true) && dev_submit(dev, dev_call_look, NULL))
 			atomic_store(&dev->looking, false);
 		return;
+	case POLLER_SETTLE:
+		dev_submit(dev, dev_call_settle, NULL);
+		return;
 	case POLLER_BROKEN:
 		dev_set_state(dev, DEV_BROKEN);
 		dev_set_error(dev, "the frontend's ring is impossible: stopped");

@@ -60,7 +60,13 @@ struct shared {
 	struct image *image;
 };
 
-enum call_what { CALL_FLUSH, CALL_RESIZE, CALL_REFRESH, CALL_LOOK };
+enum call_what {
+	CALL_FLUSH,
+	CALL_RESIZE,
+	CALL_REFRESH, /* of the image's size */
+	CALL_LOOK,    /* the same, and nobody waits for it */
+	CALL_SETTLE,  /* a flush that nobody waits for */
+};
 
 /* A driver call of the strand's, on a thread of its own. */
 struct call {
@@ -217,6 +223,8 @@ int dev_call_check(struct device *dev);
 bool dev_call_await(struct device *dev, struct connection *c, long long deadline);
 /* For dev_submit: has the image another size?  dev->looking is set before, and reset when it is known. */
 void dev_call_look(struct device *dev, void *arg);
+/* For dev_submit: flush, if something was discarded since the last one. */
+void dev_call_settle(struct device *dev, void *arg);
 
 /* --- device-nbd.c: strand */
 /* Export it if the setting nbd=on or the params say so, and it is not exported yet. */

@@ -53,6 +53,7 @@ struct image {
 	/* any thread */
 	_Atomic bool no_discard;
 	_Atomic bool no_write_zeroes;
+	_Atomic bool unsettled; /* see img_unsettled */
 	struct log_limit broken; /* for what a driver does wrong */
 
 	/* A serial driver's calls one at a time. Held over the call: not one of the ranked locks.
@@ -530,6 +531,8 @@ int img_flush(struct image *image)
 {
 	int r;
 
+	/* Before: what is discarded meanwhile may be too late. */
+	atomic_store(&image->unsettled, false);
 	/* A driver without flush has nothing that could get lost; a failed flush would end the disk. */
 	if (!(image->info.caps & RD_CAP_FLUSH))
 		return 0;
@@ -552,7 +555,14 @@ int img_discard(struct image *image, uint64_t offset, uint64_t length)
 	turn_end(image);
 	if (r == -EOPNOTSUPP)
 		atomic_store(&image->no_discard, true);
+	else
+		atomic_store(&image->unsettled, true);
 	return result(image, "discard", r);
+}
+
+bool img_unsettled(const struct image *image)
+{
+	return atomic_load_explicit(&image->unsettled, memory_order_relaxed);
 }
 
 static int write_zero_bytes(struct image *image, uint64_t offset, uint64_t length)
@@ -591,6 +601,8 @@ int img_write_zeroes(struct image *image, uint64_t offset, uint64_t length, uint
 	turn_begin(image);
 	r = image->driver->write_zeroes(image->handle, offset, length, flags);
 	turn_end(image);
+	if (flags & RD_ZERO_MAY_UNMAP)
+		atomic_store(&image->unsettled, true);
 	if (r != -EOPNOTSUPP)
 		return result(image, "write_zeroes", r);
 	atomic_store(&image->no_write_zeroes, true);

@@ -46,6 +46,8 @@ int img_writev(struct image *image, const struct iovec *iov, int iovcnt, uint64_
 int img_flush(struct image *image);
 int img_discard(struct image *image, uint64_t offset, uint64_t length);
 int img_write_zeroes(struct image *image, uint64_t offset, uint64_t length, uint32_t flags);
+/* Something was discarded since the last flush: a format gives its space back only when that is durable. */
+bool img_unsettled(const struct image *image);
 
 /* As the driver's map: number of extents, or -EAGAIN (also when the driver has no map).  Extents are
  * checked: lengths, and data extents have a file.  For a read RD_EXTENT_VOID has become RD_EXTENT_ZERO;

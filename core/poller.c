@@ -35,7 +35,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-#define TRIM_MS     2000  /* idle for so long: give buffers back */
+#define TRIM_MS     2000  /* idle for so long: give buffers back, and settle discards */
 #define STORM       64u   /* spurious events in a row, from which on the port stays masked a while */
 #define STORM_NS    1000000
 #define RETRY_MS    50
@@ -136,6 +136,13 @@ static void check_give_up(struct poller *p)
 	finish_give_up(p);
 }
 
+/* A guest that trims its file system need not flush afterwards: then nobody else would free the space.  While the
+ * disk is paused the image may be changed for another one. */
+static bool unsettled(struct poller *p)
+{
+	return !atomic_load(&p->pausing) && img_unsettled(p->exec.image) && !atomic_load(p->cfg.flush_failed);
+}
+
 /* How long to sleep, ms. */
 static int patience(struct poller *p, bool more)
 {
@@ -151,7 +158,7 @@ static int patience(struct poller *p, bool more)
 		return limit >= 0 ? MIN(limit, RETRY_MS) : RETRY_MS;
 	if (limit >= 0)
 		return limit;
-	return bufs_idle(&p->bufs) ? TRIM_MS : -1;
+	return bufs_idle(&p->bufs) || unsettled(p) ? TRIM_MS : -1;
 }
 
 /* A port that only ever rings for nothing stays masked for a moment. */
@@ -191,6 +198,14 @@ static int wait_with_aio(struct poller *p, int timeout)
 	return fd[0].revents ? p->cfg.hyp->ops->evtchn_pending(p->cfg.evtchn) : -EINTR;
 }
 
+/* Nothing has happened for TRIM_MS. */
+static void rest(struct poller *p)
+{
+	bufs_trim(&p->bufs);
+	if (unsettled(p))
+		p->cfg.event(p->cfg.arg, POLLER_SETTLE);
+}
+
 /* Sleep until something is to be done; take in what woke us. */
 static void sleep_and_collect(struct poller *p, bool more)
 {
@@ -199,7 +214,7 @@ static void sleep_and_collect(struct poller *p, bool more)
 			  : p->cfg.hyp->ops->evtchn_wait(p->cfg.evtchn, timeout);
 
 	if (port == -EAGAIN && timeout == TRIM_MS)
-		bufs_trim(&p->bufs);
+		rest(p);
 	p->retry = false;
 	if (port < 0)
 		return;

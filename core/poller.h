@@ -29,6 +29,7 @@ struct poller;
 #define POLLER_TICK   3 /* about once a second while there is work */
 #define POLLER_FAILED 4 /* the same as PARKED, after an error that is not ENOSPC */
 #define POLLER_GAVE_UP 5 /* error-timeout: requests that waited have been answered with errors */
+#define POLLER_SETTLE 6 /* idle, and what was discarded waits for a flush before its space is free */
 
 struct poller_ring_config {
 	void *pages;       /* mapped by the caller, who also unmaps */

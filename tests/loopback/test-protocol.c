@@ -442,6 +442,39 @@ static void discard_makes_holes(void **state)
 	rig_detach(&rig, fe, &vbd);
 }
 
+/* No flush comes from this guest: formats free the space all the same once it does nothing more. */
+static void discard_frees_space_without_a_flush(void **state)
+{
+	struct fe_config config = rig_config();
+	char params[256], command[1024];
+	struct ts_vbd vbd = { .domid = DOMID, .vdev = config.vdev, .params = params };
+	long long deadline;
+	struct frontend *fe;
+	uint8_t data[65536];
+	uint64_t full;
+
+	(void)state;
+	snprintf(params, sizeof(params), "qcow2:%s/q", rig.dir);
+	snprintf(command, sizeof(command), "%s/tools/ringdisk-img create -q --driver-dir=%s/drivers/.libs %s 16M",
+		 rig_builddir(), rig_builddir(), params);
+	assert_int_equal(system(command), 0);
+	fe = rig_connect(&rig, guest, &config, &vbd);
+	if (!fe_geometry(fe)->discard) { /* the file system cannot */
+		rig_detach(&rig, fe, &vbd);
+		skip();
+	}
+	rig_fill(data, sizeof(data), 306);
+	for (unsigned int i = 0; i < 64; i++)
+		assert_int_equal(fe_write(fe, i * 128, data, sizeof(data)), 0);
+	full = rig_allocated(&rig, "q");
+	assert_int_equal(fe_discard(fe, 0, 64 * 128), 0);
+	deadline = guest_now_ms() + RIG_WAIT_MS;
+	while (rig_allocated(&rig, "q") > full - 63 * sizeof(data) && guest_now_ms() < deadline)
+		rig_nap();
+	assert_true(rig_allocated(&rig, "q") <= full - 63 * sizeof(data));
+	rig_detach(&rig, fe, &vbd);
+}
+
 static void discard_is_off_when_told(void **state)
 {
 	struct fe_config config = rig_config();
@@ -601,6 +634,7 @@ int main(void)
 		cmocka_unit_test(barriers),
 		cmocka_unit_test(barriers_keep_the_order),
 		cmocka_unit_test(discard_makes_holes),
+		cmocka_unit_test(discard_frees_space_without_a_flush),
 		cmocka_unit_test(discard_is_off_when_told),
 		cmocka_unit_test(read_only_is_read_only),
 		cmocka_unit_test(cdrom_and_removable),

@@ -1,6 +1,11 @@
 # shellcheck shell=dash
 # discard - blocks that the guest gives up, by fstrim or blkdiscard, are freed in the image.
 
+# at_most IMAGE BLOCKS
+at_most() {
+	[ "$(blocks "$1")" -le "$2" ]
+}
+
 dom0_side() {
 	local img empty full most=256
 	img=$(image discard 128M)
@@ -14,16 +19,18 @@ dom0_side() {
 	[ "$full" -ge $((empty + 48 * 2048)) ] || fail "48 MiB took only $((full - empty)) blocks"
 	guest_go g
 	guest_wait g 120 trimmed
+	# A format frees what is durable: the guest asks for no flush, so that is when it has been idle for a moment.
+	wait_for 30 "fstrim's space: of $full blocks about $empty should be left" at_most "$img" $((empty + 4 * 2048))
 	note "blocks after fstrim: $(blocks "$img")"
-	[ "$(blocks "$img")" -le $((empty + 4 * 2048)) ] ||
-		fail "fstrim left $(blocks "$img") blocks of $full, expected about $empty"
 	guest_go g
 	guest_end g 120
+	check_image "$img"
 	note "blocks after blkdiscard: $(blocks "$img")"
-	# A format's tables stay.
+	# A format's tables stay; of a VHD that must hide its parent's data the blocks' bitmaps, too.
 	[ "$(format_of "$img")" = raw ] || most=1024
 	[ "$(blocks "$img")" -le $most ] || fail "blkdiscard of all left $(blocks "$img") blocks"
-	check_image "$img"
+	# Discarded blocks read as zeroes; but for a VHD with a parent, whose blocks just do not show the parent's.
+	[ "$RIG_FORMAT" = vhd-chain ] || cmp -n 1048576 "$(raw_of "$img")" /dev/zero || fail "discarded blocks are not zeroes"
 }
 
 guest_side() {
@@ -43,6 +50,4 @@ guest_side() {
 	must umount /mnt
 	must e2fsck -fn /dev/xvda
 	must blkdiscard /dev/xvda
-	# Discarded blocks of a file read as zeroes.
-	must cmp -n 1048576 /dev/xvda /dev/zero
 }
