@@ -75,6 +75,7 @@ static int do_call(const struct call *call, struct image *image)
 {
 	switch (call->what) {
 	case CALL_FLUSH:
+	case CALL_SETTLE:
 		return img_flush(image);
 	case CALL_RESIZE:
 		return img_resize(image, call->size);

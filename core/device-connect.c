@@ -177,6 +177,7 @@ static int make_poller(struct connection *c, const struct dev_rings *rings,
 		.persistent = rings->persistent && g->persistent,
 		.serial = !(img_info(c->shared->image)->caps & RD_CAP_PARALLEL),
 		.direct = settings->value[SET_CACHE] == CACHE_NONE,
+		.paused = dev_state(dev) == DEV_PAUSED,
 		.memory = &dev->guest->memory,
 		.grants = &dev->guest->grants,
 		.stats = &dev->stats,
@@ -258,7 +259,10 @@ int dev_connect(struct device *dev, const struct dev_rings *rings, struct dev_ge
 	poller_apply(c->poller, &dev->settings);
 	/* It may have happened before on_event could see the connection. */
 	poller_look(c->poller, &view);
-	dev->state = view.broken ? DEV_BROKEN : DEV_CONNECTED;
+	if (view.broken)
+		dev->state = DEV_BROKEN;
+	else if (dev->state != DEV_PAUSED)
+		dev->state = DEV_CONNECTED;
 	dev->geometry = *geometry;
 	dev->ring_order = rings->order;
 	dev->abi = rings->abi;
@@ -266,10 +270,11 @@ int dev_connect(struct device *dev, const struct dev_rings *rings, struct dev_ge
 	lock_release(&dev->lock);
 	dev_nbd_go_on(dev);
 	dev_nbd_begin(dev);
-	log_limited(&dev->life, LOG_LVL_INFO, LOG_DEVICE, "connected: %s, %s, %llu sectors, %u ring(s) of %u page(s)%s",
+	log_limited(&dev->life, LOG_LVL_INFO, LOG_DEVICE, "connected: %s, %s, %llu sectors, %u ring(s) of %u page(s)%s%s",
 		 dev->params, dev->writable ? "read-write" : "read-only",
 		 (unsigned long long)geometry->sectors, rings->count, 1u << rings->order,
-		 dev->persistent ? ", persistent grants" : "");
+		 dev->persistent ? ", persistent grants" : "",
+		 dev_state(dev) == DEV_PAUSED ? ", and still paused" : "");
 	event_emit(EVENT_CONNECT, dev->name, 0, "%s", dev->params);
 	return 0;
 }
@@ -333,7 +338,7 @@ int dev_disconnect(struct device *dev)
 	err = poller_pause(c->poller, deadline);
 	lock_acquire(&dev->lock);
 	dev->conn = NULL;
-	dev->state = DEV_IDLE;
+	dev_end_state_locked(dev);
 	dev->geometry = (struct dev_geometry){0};
 	lock_release(&dev->lock);
 	event_emit(EVENT_DISCONNECT, dev->name, 0, "%s", err ? "a driver call does not return" : "");

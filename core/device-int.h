@@ -158,6 +158,8 @@ struct settings dev_settings_now(struct device *dev);
 void dev_apply_locked(struct device *dev);
 /* [any] Where there is no guest to be connected it is idle; what is broken stays that until it connects anew. */
 void dev_set_state(struct device *dev, enum dev_state state);
+/* [strand, device lock] Nobody uses the image any more. */
+void dev_end_state_locked(struct device *dev);
 /* [strand] For the log: the driver of what messages are about from now on. */
 void dev_name_driver(const struct device *dev);
 /* [rd-close, rd-stuck] For the log: the disk of the connection that was handed over, and its driver. */

@@ -80,7 +80,7 @@ static int close_for_nbd(struct device *dev, long long deadline)
 	lock_acquire(&dev->lock);
 	dev->nbd = NULL;
 	if (!dev->conn)
-		dev->state = DEV_IDLE;
+		dev_end_state_locked(dev);
 	lock_release(&dev->lock);
 	return dev_image_close(c, deadline);
 }
@@ -102,12 +102,12 @@ static int want_image(void *arg, bool wanted)
 	return dev_submit(arg, wanted ? open_for_nbd : leave_nbd, NULL);
 }
 
-/* NBD clients, after whatever stopped them, if there is an image to go on. */
+/* NBD clients, after whatever stopped them, if there is an image to go on; not if the operator has. */
 void dev_nbd_go_on(struct device *dev)
 {
 	struct image *image = dev->nbd ? dev->nbd->shared->image : NULL;
 
-	if (dev->call && dev->call->held)
+	if ((dev->call && dev->call->held) || dev_state(dev) == DEV_PAUSED)
 		return;
 	if (dev->export && (image || !dev->nbd))
 		nbd_export_resume(dev->export, image);

@@ -3,7 +3,7 @@
  *
  * To hold a disk is to let nothing new start, of its ring and of its NBD clients, and to wait until nothing runs;
  * a moment of it is part of a resize, a check, another image.  To pause it is the same until its operator
- * unpauses it, perhaps on another image (device-swap.c).
+ * unpauses it, perhaps on another image (device-swap.c): whoever leaves meanwhile and comes back, or comes, is held.
  *
  * What can go wrong: a request does not finish in PAUSE_MS (then all goes on as before), and the new image cannot be
  * opened (then it is still paused).
@@ -84,6 +84,27 @@ static int pause_if_full(struct device *dev)
 	return view.parked ? dev_pause(dev) : 0;
 }
 
+static void tell_unpaused(struct device *dev)
+{
+	log_info(LOG_DEVICE, "going on, on %s", dev->params);
+	event_emit(EVENT_UNPAUSE, dev->name, 0, "%s", dev->params);
+}
+
+/* Whoever used it has gone meanwhile: those who come are not held any more. */
+static int unpause_idle(struct device *dev, const char *params)
+{
+	int err = params ? dev_swap(dev, params) : 0;
+
+	if (err)
+		return err;
+	lock_acquire(&dev->lock);
+	dev->state = DEV_IDLE;
+	lock_release(&dev->lock);
+	dev_nbd_go_on(dev);
+	tell_unpaused(dev);
+	return 0;
+}
+
 int dev_unpause(struct device *dev, const char *params)
 {
 	int err = dev_call_check(dev);
@@ -94,11 +115,13 @@ int dev_unpause(struct device *dev, const char *params)
 		err = pause_if_full(dev);
 	if (err)
 		return err;
-	c = dev_connection_in(dev, DEV_PAUSED, DEV_PAUSED);
-	if (!c) {
+	if (dev_state(dev) != DEV_PAUSED) {
 		dev_set_error(dev, "not paused");
 		return -EINVAL;
 	}
+	c = dev_connection_in(dev, DEV_PAUSED, DEV_PAUSED);
+	if (!c)
+		return unpause_idle(dev, params);
 	err = params ? dev_shared_check(dev, c) : 0;
 	if (!err && params)
 		err = dev_swap_image(dev, c, params, NULL);
@@ -118,8 +141,7 @@ int dev_unpause(struct device *dev, const char *params)
 	if (!atomic_load(&dev->flush_failed))
 		dev_set_error(dev, "%s", ""); /* before it goes on, and perhaps fails again */
 	dev_go_on(dev, c);
-	log_info(LOG_DEVICE, "going on, on %s", dev->params);
-	event_emit(EVENT_UNPAUSE, dev->name, 0, "%s", dev->params);
+	tell_unpaused(dev);
 	if (params)
 		dev_swap_tell(dev, sectors);
 	return 0;

@@ -300,7 +300,7 @@ static int exchange(struct device *dev, const char *string, const struct overlay
 		return err;
 	if (c)
 		return swap_running(dev, c, string, overlay);
-	if (dev_state(dev) == DEV_IDLE)
+	if (dev_state(dev) != DEV_BROKEN)
 		return swap_idle(dev, string, overlay);
 	dev_set_error(dev, "the disk is broken");
 	return -EALREADY;

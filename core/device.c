@@ -470,6 +470,13 @@ void dev_set_state(struct device *dev, enum dev_state state)
 		dev->state = state;
 }
 
+/* Whoever used it is gone.  A pause lasts until its operator ends it: a guest cannot by leaving and coming back. */
+void dev_end_state_locked(struct device *dev)
+{
+	if (dev->state != DEV_PAUSED)
+		dev->state = DEV_IDLE;
+}
+
 /* The connection, if its state is one of the two; without a guest that of NBD clients, which is as good as
  * connected when it is not paused. */
 struct connection *dev_connection_in(struct device *dev, enum dev_state a, enum dev_state b)

@@ -9,7 +9,7 @@
  *                |     dev_disconnect        | ring impossible      |
  *                |                           v                      |
  *                +----------------------- BROKEN <------------------+
- *                |  (dev_disconnect from any of them)
+ *                |  (dev_disconnect from any of them; what is PAUSED stays that until dev_unpause, also without a guest)
  *           dev_destroy
  *
  * Each device has a strand of the control pool (dev_submit): whatever may block (opening the image,
@@ -141,7 +141,8 @@ int dev_connect(struct device *dev, const struct dev_rings *rings, struct dev_ge
  * then nothing of the guest's is in use.  0 when there was nothing to do. */
 int dev_disconnect(struct device *dev);
 
-/* [strand] Stop consuming and wait until what is in flight is answered (parked requests are kept). */
+/* [strand] Stop consuming and wait until what is in flight is answered (parked requests are kept).  Who comes later
+ * waits, too, also when everybody has gone meanwhile. */
 int dev_pause(struct device *dev);
 /* [strand] Go on, on another image if params is not NULL.  If that cannot be opened: -errno, still
  * paused on the old one, dev_error has the reason.  Also for a disk that is not paused, but whose writes

@@ -376,6 +376,7 @@ int poller_create(const struct poller_config *config, struct poller **poller)
 	p->cfg = *config;
 	p->limits = config->limits;
 	p->unmask = -1;
+	atomic_init(&p->pausing, config->paused);
 
 	lock_init(&p->todo_lock, RANK_LEAF, "todo");
 	lock_init(&p->state_lock, RANK_LEAF, "poller state");

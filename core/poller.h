@@ -51,6 +51,7 @@ struct poller_config {
 	bool persistent;   /* the frontend agreed */
 	bool serial;       /* the driver takes one call at a time */
 	bool direct;       /* the image is open with RD_OPEN_DIRECT */
+	bool paused;       /* it starts paused: poller_resume follows */
 	struct buf_budget *memory;
 	struct grant_budget *grants;
 	struct stats *stats;

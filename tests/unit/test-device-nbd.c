@@ -1,6 +1,6 @@
 /*
  * A disk whose one open image is used by its guest and by an NBD client: what a call that hangs leaves possible for
- * the other one.
+ * the other one; and a pause, whoever comes and goes meanwhile.
  */
 #include "test.h"
 
@@ -94,6 +94,14 @@ static void client_goes(void)
 
 /* --- the disk --- */
 
+static void make_file(const char *name)
+{
+	FILE *f = fopen(name, "w");
+
+	assert_non_null(f);
+	fclose(f);
+}
+
 static int setup(void **state)
 {
 	uint8_t *page;
@@ -119,6 +127,7 @@ static int setup(void **state)
 static int teardown(void **state)
 {
 	(void)state;
+	make_file(release); /* also when a test has failed: nothing is to hang any more */
 	client_goes();
 	vbd_teardown(&vbd);
 	vbd.dev = NULL;
@@ -156,14 +165,6 @@ static void exported_disk(void)
 	snprintf(params, sizeof(params), "delay,hang=read,when=%s,release=%s:raw:%s", when, release, path);
 	vbd_create(&vbd, params, "", true);
 	assert_int_equal(vbd_strand(&vbd, do_export), 0);
-}
-
-static void make_file(const char *name)
-{
-	FILE *f = fopen(name, "w");
-
-	assert_non_null(f);
-	fclose(f);
 }
 
 static void guest_asks(void)
@@ -243,6 +244,71 @@ static void hanging_guest_is_beside_no_check(void **state)
 	client_gets();
 }
 
+/* --- a pause --- */
+
+/* What they ask for waits. */
+static void nobody_gets_anything(void)
+{
+	struct pollfd fd = {.fd = client, .events = POLLIN};
+
+	assert_int_equal(dev_state(vbd.dev), DEV_PAUSED);
+	assert_int_equal(poll(&fd, 1, 20), 0);
+	assert_false(vbd_answered(&vbd));
+}
+
+static void wait_clients(unsigned clients)
+{
+	long long end = guest_now_ms() + VBD_WAIT_MS;
+	struct dev_view view;
+
+	do {
+		assert_true(guest_now_ms() < end);
+		usleep(1000);
+		dev_look(vbd.dev, &view);
+	} while (view.nbd.clients != clients);
+}
+
+static void a_pause_is_ended_by_its_operator_alone(void **state)
+{
+	(void)state;
+	exported_disk();
+	client_comes();
+	assert_int_equal(vbd_strand(&vbd, vbd_do_pause), 0);
+	client_asks();
+	assert_int_equal(vbd_connect(&vbd, 0, true), 0);
+	guest_asks();
+	nobody_gets_anything();
+	assert_int_equal(vbd_strand(&vbd, vbd_do_disconnect), 0);
+	nobody_gets_anything();
+	client_goes();
+	wait_clients(0);
+	assert_int_equal(vbd_connect(&vbd, 0, true), 0);
+	guest_asks();
+	client_comes();
+	client_asks();
+	nobody_gets_anything();
+	assert_int_equal(vbd_strand(&vbd, vbd_do_unpause), 0);
+	assert_int_equal(vbd_answer(&vbd).status, 0);
+	client_gets();
+}
+
+static void a_pause_can_end_when_nobody_is_there(void **state)
+{
+	(void)state;
+	exported_disk();
+	assert_int_equal(vbd_connect(&vbd, 0, true), 0);
+	assert_int_equal(vbd_strand(&vbd, vbd_do_pause), 0);
+	assert_int_equal(vbd_strand(&vbd, vbd_do_disconnect), 0);
+	assert_int_equal(dev_state(vbd.dev), DEV_PAUSED);
+	assert_int_equal(vbd_strand(&vbd, vbd_do_unpause), 0);
+	assert_int_equal(dev_state(vbd.dev), DEV_IDLE);
+	client_comes();
+	client_asks();
+	client_gets();
+	assert_int_equal(vbd_connect(&vbd, 0, true), 0);
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_READ, 0, &gref, 1), 0);
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -250,6 +316,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		CASE(hanging_client_is_beside_no_check),
 		CASE(hanging_guest_is_beside_no_check),
+		CASE(a_pause_is_ended_by_its_operator_alone),
+		CASE(a_pause_can_end_when_nobody_is_there),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
