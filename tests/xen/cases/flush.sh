@@ -1,5 +1,6 @@
 # shellcheck shell=dash
-# flush - a flush of the guest reaches the image's file as fdatasync or fsync, and plain writes do not.
+# flush - a flush of the guest reaches the image's file as fdatasync or fsync, and plain writes do not; but a VHD
+# makes its footer durable when its file grows.
 
 FLUSHES=5
 
@@ -24,7 +25,7 @@ traced() {
 }
 
 dom0_side() {
-	local img before quiet synced
+	local img before quiet synced own=0
 	tracer=
 	img=$(image flush 32M)
 	guest_start g "" "$(disk xvda "$img")"
@@ -43,7 +44,8 @@ dom0_side() {
 	guest_go g
 	guest_end g 120
 	check_image "$img"
-	[ $((quiet - before)) -eq 0 ] || fail "$((quiet - before)) flushes although none was asked for"
+	case $RIG_FORMAT in vhd | vhd-full | vhd-chain) own=1 ;; esac
+	[ $((quiet - before)) -le $own ] || fail "$((quiet - before)) flushes although none was asked for"
 	[ $((synced - quiet)) -ge "$FLUSHES" ] || fail "$FLUSHES flushes asked for, $((synced - quiet)) seen"
 }
 

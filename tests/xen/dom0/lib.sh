@@ -93,7 +93,7 @@ image() {
 	case $format in
 	*-*)
 		if [ "${3:-}" ]; then cp "$3" "$below.img"; else numbered "$below.img" "$(to_bytes "$2")"; fi
-		full_image_of "$format" "$below" "$path"
+		full_image_of "$format" "$below" "$path" "${3:+$MIDDLE}"
 		;;
 	*)
 		if [ "${3:-}" ]; then
@@ -115,7 +115,8 @@ empty_image() {
 	esac
 }
 
-# full_image_of FORMAT BELOW PATH: of the raw image BELOW.img, which goes away unless the format stands on it.
+# full_image_of FORMAT BELOW PATH [FROM]: of the raw image BELOW.img, which goes away unless the format stands on it.
+# FROM: where the bytes are that the one in the middle of a chain has; only there then. Default: 0, and again at MIDDLE.
 full_image_of() {
 	local qcow2="qemu-img convert -q -f raw -O qcow2" vhd="qemu-img convert -q -f raw -O vpc -o force_size=on"
 	case $1 in
@@ -133,9 +134,11 @@ full_image_of() {
 	vhd-fixed) $vhd -o subformat=fixed "$2.img" "$3" ;;
 	vhd-chain)
 		# The one in the middle has blocks of its own, among them some that are written in part.
-		$vhd -o subformat=dynamic "$2.img" "$2.vhd" &&
+		dd if="$2.img" of="$2.part" bs=4096 skip="${4:-0}" count=$MIDDLE iflag=skip_bytes,count_bytes &&
+			{ [ ! "${4:-}" ] || dd if=/dev/zero of="$2.img" bs=4096 seek="$4" count=$MIDDLE oflag=seek_bytes iflag=count_bytes conv=notrunc; } &&
+			$vhd -o subformat=dynamic "$2.img" "$2.vhd" &&
 			ringdisk-img create -q -b "$2.vhd" -F vhd "vhd:$2.middle.vhd" &&
-			head -c $MIDDLE "$2.img" | ringdisk-img write -q -o $MIDDLE "vhd:$2.middle.vhd" &&
+			ringdisk-img write -q -o $MIDDLE "vhd:$2.middle.vhd" <"$2.part" && rm "$2.part" &&
 			ringdisk-img create -q -b "$2.middle.vhd" -F vhd "vhd:$3"
 		;;
 	esac && rm "$2.img"
