@@ -509,7 +509,7 @@ static int io_inline(struct exec *x, const struct request *req)
 
 bool exec_may_inline(const struct exec *x, const struct request *req, uint64_t now)
 {
-	return x->inline_io && now >= x->slow_until &&
+	return x->inline_io && now >= x->pace.until &&
 	       (req->kind == REQ_READ || req->kind == REQ_WRITE) && !x->direct &&
 	       !(req->flags & (REQ_PREFLUSH | REQ_POSTFLUSH)) &&
 	       !(req_writes(req) && atomic_load_explicit(&x->sync, memory_order_relaxed)) &&
@@ -644,31 +644,44 @@ static long sleeps(void)
 }
 
 /*
- * Inline: run_one, and see whether it slept.  Calls that do end inline service for a while; a single one is no sign.
+ * Run it on the poller, and see whether it slept.  Calls that do end that for a while; a single one is no sign.
  * Slow is not the same: a large request takes its time, and any thread loses its processor now and then.  The kernel
  * knows, but asking it is a system call: so that is done only for some calls after a slow one.
  */
-static void run_one_timed(struct exec *x, struct request *req, uint64_t *now)
+static void run_one_timed(struct exec *x, struct request *req, bool inline_, struct exec_pace *pace, uint64_t *now)
 {
 	uint64_t before = *now;
-	bool watched = x->watch > 0;
+	bool watched = pace->watch > 0;
 	long slept = watched ? sleeps() : 0;
 
-	run_one(x, req, true);
+	run_one(x, req, inline_);
 	*now = now_ns();
-	x->watch -= watched;
+	pace->watch -= watched;
 	if (since_ns(before, *now) <= EXEC_SLOW_NS) {
-		x->slow_score -= x->slow_score != 0;
+		pace->score -= pace->score != 0;
 		return;
 	}
-	x->watch = SLOW_WATCH;
+	pace->watch = SLOW_WATCH;
 	if (!watched || sleeps() == slept)
 		return;
-	x->slow_score += SLOW_WEIGHT;
-	if (x->slow_score > SLOW_LIMIT) {
-		x->slow_until = *now + NSEC_PER_SEC;
-		x->slow_score = 0;
+	pace->score += SLOW_WEIGHT;
+	if (pace->score > SLOW_LIMIT) {
+		pace->until = *now + NSEC_PER_SEC;
+		pace->score = 0;
 	}
+}
+
+/* False: it is for a worker. */
+static bool run_on_poller(struct exec *x, struct request *req, uint64_t *now)
+{
+	run_one_timed(x, req, true, &x->pace, now);
+	if (req->err != -EAGAIN)
+		return true;
+	req->err = 0;
+	if (!x->alone || !img_quick(x->image) || *now < x->alone_pace.until)
+		return false;
+	run_one_timed(x, req, false, &x->alone_pace, now);
+	return true;
 }
 
 /* Blocking: run_one; true: it slept, and whoever stands behind it should not wait for more of that. */
@@ -695,12 +708,8 @@ void exec_batch(struct exec *x, struct list_head *list, bool inline_, struct lis
 		if (inline_) {
 			if (!req->err && !exec_may_inline(x, req, *now))
 				continue;
-			run_one_timed(x, req, now);
-			if (req->err == -EAGAIN) {
-				req->err = 0;
-				continue;
-			}
-			list_move_tail(&req->node, &ran);
+			if (run_on_poller(x, req, now))
+				list_move_tail(&req->node, &ran);
 			continue;
 		}
 		list_move_tail(&req->node, &ran);

@@ -28,6 +28,13 @@
 #define EXEC_BATCH   32u
 #define EXEC_SLOW_NS 200000u /* a call that takes longer may have slept */
 
+/* Whether calls may run on the poller: after some that slept, not for a while. */
+struct exec_pace {
+	unsigned score; /* those that slept lately */
+	unsigned watch; /* so many more calls are looked at for sleeping */
+	uint64_t until; /* none before this */
+};
+
 /* How a device's requests are executed.  Set before start, but where it says otherwise. */
 struct exec {
 	struct hyp *hyp;
@@ -40,9 +47,9 @@ struct exec {
 	bool direct;           /* the image wants private aligned buffers */
 	bool inline_io;        /* aio=inline */
 	/* poller only */
-	unsigned slow_score;   /* inline calls that slept lately */
-	unsigned watch;        /* so many more calls are looked at for sleeping */
-	uint64_t slow_until;   /* no inline service before this */
+	struct exec_pace pace; /* of inline service */
+	struct exec_pace alone_pace; /* of driver calls on the poller */
+	bool alone;            /* what is executed is all that the guest has in flight: nobody waits behind it */
 	_Atomic bool sync;          /* every write durable before its answer */
 	_Atomic bool report_enospc; /* answer ERROR instead of parking */
 	_Atomic bool halt_on_error; /* park on other errors, too */
@@ -64,7 +71,8 @@ int exec_prepare(struct exec *x, struct grant_cache *cache, struct request *req)
 int exec_fetch_segments(struct exec *x, struct grant_cache *cache, struct request *req);
 
 /*
- * Execute all of list, in order.  Inline: only what can be done at once; what cannot stays in list.
+ * Execute all of list, in order.  Inline: only what can be done at once, or, if it is alone, by a driver call that
+ * is not known to sleep; what cannot stays in list.
  * Blocking: everything, up to the first call that took longer than EXEC_SLOW_NS; what stands behind it
  * stays in list, for other workers.  Done ones, with err set, are appended to done.
  * *now is the time at the call, and afterwards about the time at the return.

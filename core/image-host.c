@@ -90,6 +90,8 @@ static int host_file_open(const struct rd_host *host, const char *path, uint32_t
 		r = io_open_why(img_disk(image), path, flags, file, err, sizeof(err));
 	if (r)
 		img_say(image, LOG_LVL_ERR, "%s", err);
+	else if (io_is_remote(*file))
+		img_set_remote(image);
 	return r;
 }
 

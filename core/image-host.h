@@ -33,6 +33,8 @@ int img_open_found(struct image *parent, struct rd_file *from, const struct rd_d
 const struct image *img_parent(const struct image *image, struct rd_file **from);
 /* image.c: the descriptor that stands for this path, or -1. Of the image itself, while it is opened. */
 int img_found(const struct image *image, const char *path);
+/* image.c: one of its files is on a network file system: no call of it, or of those above, is quick. */
+void img_set_remote(struct image *image);
 
 /* image.c, for image-manage.c. */
 void *img_handle(const struct image *image);

@@ -54,6 +54,7 @@ struct image {
 	_Atomic bool no_discard;
 	_Atomic bool no_write_zeroes;
 	_Atomic bool unsettled; /* see img_unsettled */
+	_Atomic bool remote;    /* one of its files, or of what it stands on, is */
 	struct log_limit broken; /* for what a driver does wrong */
 
 	/* A serial driver's calls one at a time. Held over the call: not one of the ranked locks.
@@ -406,6 +407,18 @@ const char *img_driver_name(const struct image *image)
 bool img_writable(const struct image *image)
 {
 	return image->flags & RD_OPEN_WRITE;
+}
+
+bool img_quick(const struct image *image)
+{
+	return image->driver->map && image->info.caps & RD_CAP_PARALLEL &&
+	       !atomic_load_explicit(&image->remote, memory_order_relaxed);
+}
+
+void img_set_remote(struct image *image)
+{
+	for (; image; image = image->parent)
+		atomic_store(&image->remote, true);
 }
 
 /* ---- for image-manage.c

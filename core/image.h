@@ -39,6 +39,8 @@ const struct rd_driver *img_driver(const struct image *image);
 /* For log_set_driver(). NULL for NULL. */
 const char *img_driver_name(const struct image *image);
 bool img_writable(const struct image *image);
+/* Its calls mostly end at once: the driver has map and takes many calls, and every file is on this machine. */
+bool img_quick(const struct image *image);
 
 int img_readv(struct image *image, const struct iovec *iov, int iovcnt, uint64_t offset);
 int img_writev(struct image *image, const struct iovec *iov, int iovcnt, uint64_t offset);

@@ -728,6 +728,11 @@ const char *io_path(const struct rd_file *file)
 	return file->path;
 }
 
+bool io_is_remote(const struct rd_file *file)
+{
+	return file->remote;
+}
+
 bool io_is_direct(const struct rd_file *file, uint32_t *mem, uint32_t *len)
 {
 	*mem = file->mem_align;

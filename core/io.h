@@ -70,6 +70,9 @@ int io_readv_now(struct rd_file *file, const struct iovec *iov, int iovcnt, uint
 /* True if I/O on the file must be aligned (opened with RD_OPEN_DIRECT), to *mem and *len bytes. */
 bool io_is_direct(const struct rd_file *file, uint32_t *mem, uint32_t *len);
 
+/* On a network file system, or one served by a process. */
+bool io_is_remote(const struct rd_file *file);
+
 /*
  * libaio, one context per disk, one thread at a time (its poller).  Only direct files, only aligned
  * ranges.  Buffers and vectors stay valid until the completion.

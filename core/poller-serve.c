@@ -120,6 +120,7 @@ static void execute(struct poller *p, struct list_head *list, uint64_t now)
 		exec_finish_reads(&p->exec, &done);
 	} else if (p->exec.inline_io && !list_empty(list)) {
 		probe_submitted(p, list);
+		p->exec.alone = list->next == list->prev && atomic_load(&p->active) == 1;
 		exec_batch(&p->exec, list, true, &done, &now);
 	}
 	finish(p, &done, now, true);

@@ -442,23 +442,31 @@ static void discard_makes_holes(void **state)
 	rig_detach(&rig, fe, &vbd);
 }
 
+/* A disk on a new qcow2 image, q. */
+static struct frontend *attach_qcow2(const struct fe_config *config, struct ts_vbd *vbd)
+{
+	static char params[256];
+	char command[1024];
+
+	snprintf(params, sizeof(params), "qcow2:%s/q", rig.dir);
+	snprintf(command, sizeof(command), "%s/tools/ringdisk-img create -qf --driver-dir=%s/drivers/.libs %s 16M",
+		 rig_builddir(), rig_builddir(), params);
+	assert_int_equal(system(command), 0);
+	*vbd = (struct ts_vbd){ .domid = DOMID, .vdev = config->vdev, .params = params };
+	return rig_connect(&rig, guest, config, vbd);
+}
+
 /* No flush comes from this guest: formats free the space all the same once it does nothing more. */
 static void discard_frees_space_without_a_flush(void **state)
 {
 	struct fe_config config = rig_config();
-	char params[256], command[1024];
-	struct ts_vbd vbd = { .domid = DOMID, .vdev = config.vdev, .params = params };
-	long long deadline;
-	struct frontend *fe;
+	struct ts_vbd vbd;
+	struct frontend *fe = attach_qcow2(&config, &vbd);
 	uint8_t data[65536];
+	long long deadline;
 	uint64_t full;
 
 	(void)state;
-	snprintf(params, sizeof(params), "qcow2:%s/q", rig.dir);
-	snprintf(command, sizeof(command), "%s/tools/ringdisk-img create -q --driver-dir=%s/drivers/.libs %s 16M",
-		 rig_builddir(), rig_builddir(), params);
-	assert_int_equal(system(command), 0);
-	fe = rig_connect(&rig, guest, &config, &vbd);
 	if (!fe_geometry(fe)->discard) { /* the file system cannot */
 		rig_detach(&rig, fe, &vbd);
 		skip();

@@ -523,6 +523,45 @@ static void hanging_call_is_given_up(const char *op, const char *settings, uint8
 	assert_false(vbd_answered(&vbd));
 }
 
+/* A call that allocates, on an image whose calls are quick: the poller makes it itself. */
+static void what_is_alone_needs_no_worker(void **state)
+{
+	const struct img_create what = {.size = 16 << 20};
+	char text[4200], err[512];
+	struct params parsed;
+
+	(void)state;
+	snprintf(text, sizeof(text), "qcow2:%s/alone", dir);
+	assert_int_equal(params_parse(text, &parsed, err, sizeof(err)), 0);
+	assert_int_equal(img_create("alone", &parsed, &what, err, sizeof(err)), 0);
+	params_free(&parsed);
+	vbd_create(&vbd, text, "", true);
+	assert_int_equal(vbd_connect(&vbd, 0, true), 0);
+	fill(9);
+	for (uint64_t i = 0; i < 128; i++)
+		assert_int_equal(vbd_do(&vbd, BLKIF_OP_WRITE, i * 128, gref, SEGS), 0);
+	/* Some of them: on a busy machine calls may have slept. */
+	assert_true(stats_get(dev_stats(vbd.dev)->pool_io) < 128);
+	for (uint64_t i = 0; i < 128; i++) {
+		fill(1);
+		assert_int_equal(vbd_do(&vbd, BLKIF_OP_READ, i * 128, gref, SEGS), 0);
+		assert_true(is_filled(9));
+	}
+}
+
+/* What is not quick goes to a worker, alone or not. */
+static void what_may_sleep_goes_to_a_worker(void **state)
+{
+	char text[13000];
+
+	(void)state;
+	snprintf(text, sizeof(text), "delay,write-ms=1:%s", params);
+	vbd_create(&vbd, text, "", true);
+	assert_int_equal(vbd_connect(&vbd, 0, true), 0);
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_WRITE, 0, gref, SEGS), 0);
+	assert_int_equal(stats_get(dev_stats(vbd.dev)->pool_io), 1);
+}
+
 static void hanging_read_persistent(void **state)
 {
 	(void)state;
@@ -1201,6 +1240,8 @@ int main(void)
 		CASE(no_space_is_reported_if_asked),
 		CASE(parked_writes_fail_at_detach),
 		CASE(failed_flush_is_held),
+		CASE(what_is_alone_needs_no_worker),
+		CASE(what_may_sleep_goes_to_a_worker),
 		CASE(hanging_read_persistent),
 		CASE(hanging_read_mapped),
 		CASE(hanging_read_copied),
