@@ -231,7 +231,7 @@ static void finish_job(struct admin_request *req, struct device *dev, int err)
 		return;
 	}
 	dev_error(dev, error, sizeof(error));
-	if (err == -ENOTCONN || err == -EALREADY || err == -EINVAL)
+	if (err == -ENOTCONN || err == -EALREADY)
 		admin_fail(req, ADMIN_E_STATE, dev_name(dev), NULL, "cannot %s %s: it is %s",
 		           req->verb->name, dev_name(dev), dev_state_text(dev_state(dev)));
 	else

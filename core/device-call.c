@@ -164,10 +164,12 @@ bool dev_call_await(struct device *dev, struct connection *c, long long deadline
 	return !dev->call;
 }
 
-/* [strand] For what cannot be done beside such a call. */
+/* [strand] For what cannot be done beside such a call.  A flush that nobody has asked for is nobody's fault. */
 int dev_call_check(struct device *dev)
 {
-	if (dev_call_await(dev, NULL, monotonic_ms() + call_ms() / BUSY_PART))
+	unsigned part = dev->call && dev->call->what == CALL_SETTLE ? 1 : BUSY_PART;
+
+	if (dev_call_await(dev, NULL, monotonic_ms() + call_ms() / part))
 		return 0;
 	dev_set_error(dev, "busy: a %s has not returned yet%s", call_text(dev->call->what),
 		      dev->call->held ? ", and requests wait for it" : "");
@@ -272,7 +274,7 @@ static struct call *call_new(struct device *dev, struct shared *shared, enum cal
 	return call;
 }
 
-/* Wait so long for it.  -ETIMEDOUT: it was left, and dev->call is set. */
+/* Wait so long for it; a flush that fails is latched.  -ETIMEDOUT: it was left, and dev->call is set. */
 static int start_call(struct device *dev, struct shared *shared, enum call_what what, uint64_t size, unsigned ms,
 		      bool held)
 {
@@ -287,6 +289,8 @@ static int start_call(struct device *dev, struct shared *shared, enum call_what 
 	if (!result) {
 		pthread_join(thread, NULL);
 		result = call->result;
+		if (is_flush(what) && result)
+			latch_flush(dev, result);
 	}
 	if (call)
 		dev_shared_put(call->shared);
@@ -321,10 +325,7 @@ int dev_flush(struct device *dev)
 	err = dev_call_check(dev);
 	if (err)
 		return err;
-	err = atomic_load(&dev->flush_failed) ? -EIO : run_call(dev, c->shared, CALL_FLUSH, 0, false);
-	if (err && !dev->call)
-		latch_flush(dev, err);
-	return err;
+	return atomic_load(&dev->flush_failed) ? -EIO : run_call(dev, c->shared, CALL_FLUSH, 0, false);
 }
 
 /* Nobody waits for it, here neither: what it finds is taken note of when it returns. */
@@ -347,17 +348,14 @@ void dev_call_look(struct device *dev, void *arg)
 
 void dev_call_settle(struct device *dev, void *arg)
 {
-	struct connection *c = dev_connection_in(dev, DEV_CONNECTED, DEV_PAUSED);
-	int err;
+	struct connection *c = dev_connection_in(dev, DEV_CONNECTED, DEV_CONNECTED);
 
 	(void)arg;
 	reap_call(dev, NULL);
 	if (!c || dev->call || !c->shared->image || !img_unsettled(c->shared->image) ||
 	    atomic_load(&dev->flush_failed))
 		return;
-	err = start_call(dev, c->shared, CALL_SETTLE, 0, 0, false);
-	if (err && !dev->call)
-		latch_flush(dev, err);
+	start_call(dev, c->shared, CALL_SETTLE, 0, 0, false);
 }
 
 /* No guest has it: opened for one thing alone, and the caller's to close. */

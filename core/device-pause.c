@@ -56,6 +56,8 @@ int dev_pause(struct device *dev)
 	struct connection *c = dev_connection_in(dev, DEV_CONNECTED, DEV_PAUSED);
 	int err;
 
+	if (!c && dev_state(dev) == DEV_PAUSED)
+		return 0;
 	if (!c) {
 		dev_set_error(dev, "not connected: nothing to pause");
 		return -ENOTCONN;
@@ -100,6 +102,8 @@ static int unpause_idle(struct device *dev, const char *params)
 	lock_acquire(&dev->lock);
 	dev->state = DEV_IDLE;
 	lock_release(&dev->lock);
+	if (!atomic_load(&dev->flush_failed))
+		dev_set_error(dev, "%s", "");
 	dev_nbd_go_on(dev);
 	tell_unpaused(dev);
 	return 0;
@@ -117,7 +121,7 @@ int dev_unpause(struct device *dev, const char *params)
 		return err;
 	if (dev_state(dev) != DEV_PAUSED) {
 		dev_set_error(dev, "not paused");
-		return -EINVAL;
+		return -EALREADY;
 	}
 	c = dev_connection_in(dev, DEV_PAUSED, DEV_PAUSED);
 	if (!c)

@@ -146,7 +146,7 @@ int dev_disconnect(struct device *dev);
 int dev_pause(struct device *dev);
 /* [strand] Go on, on another image if params is not NULL.  If that cannot be opened: -errno, still
  * paused on the old one, dev_error has the reason.  Also for a disk that is not paused, but whose writes
- * wait for space. */
+ * wait for space.  -EALREADY: it is neither. */
 int dev_unpause(struct device *dev, const char *params);
 
 /*

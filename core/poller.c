@@ -140,7 +140,11 @@ static void check_give_up(struct poller *p)
  * disk is paused the image may be changed for another one. */
 static bool unsettled(struct poller *p)
 {
-	return !atomic_load(&p->pausing) && img_unsettled(p->exec.image) && !atomic_load(p->cfg.flush_failed);
+	/* Nor when requests wait for the operator: the storage is sick, and a flush that fails is for ever. */
+	if (atomic_load(&p->pausing) || atomic_load(&p->broken) || atomic_load(&p->full) ||
+	    atomic_load(p->cfg.flush_failed))
+		return false;
+	return img_unsettled(p->exec.image);
 }
 
 /* How long to sleep, ms. */
@@ -158,7 +162,8 @@ static int patience(struct poller *p, bool more)
 		return limit >= 0 ? MIN(limit, RETRY_MS) : RETRY_MS;
 	if (limit >= 0)
 		return limit;
-	return bufs_idle(&p->bufs) || unsettled(p) ? TRIM_MS : -1;
+	/* A discard that a worker does is to be settled, too: it says so before it is not active any more. */
+	return atomic_load(&p->active) || bufs_idle(&p->bufs) || unsettled(p) ? TRIM_MS : -1;
 }
 
 /* A port that only ever rings for nothing stays masked for a moment. */
@@ -408,7 +413,7 @@ int poller_start(struct poller *p)
 	snprintf(p->thread_name, sizeof p->thread_name, "r%s", p->cfg.name);
 	err = thread_start(&p->thread, p->thread_name, poller_main, p);
 	p->started = !err;
-	return err;
+	return err || !p->cfg.paused ? err : poller_pause(p, -1);
 }
 
 int poller_pause(struct poller *p, long long deadline_ms)
@@ -419,8 +424,8 @@ int poller_pause(struct poller *p, long long deadline_ms)
 		return 0;
 	lock_acquire(&p->state_lock);
 	p->idle = false;
-	lock_release(&p->state_lock);
 	atomic_store(&p->pausing, true);
+	lock_release(&p->state_lock);
 	poller_kick(p);
 	lock_acquire(&p->state_lock);
 	while (!p->idle && !err) {

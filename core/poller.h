@@ -67,6 +67,7 @@ struct poller_config {
 
 /* Nothing is served yet.  -errno: nothing is left behind. */
 int poller_create(const struct poller_config *config, struct poller **poller);
+/* If it starts paused it is so at the return, as after poller_pause. */
 int poller_start(struct poller *poller);
 
 /* Stop consuming, and wait until all but the parked requests are answered: 0, or -ETIMEDOUT at

@@ -376,6 +376,31 @@ static void pause_holds_and_goes_on(void **state)
 	}
 }
 
+static int connect_and_unpause(struct vbd *v)
+{
+	int err = dev_connect(v->dev, &v->rings, &v->geometry);
+
+	return err ? err : dev_unpause(v->dev, params);
+}
+
+/* The image goes at once: the new poller must not look at it any more. */
+static void paused_at_connect_is_paused(void **state)
+{
+	(void)state;
+	vbd_create(&vbd, params, "grant=copy", true);
+	for (int i = 0; i < 20; i++) {
+		assert_int_equal(vbd_connect(&vbd, 0, true), 0);
+		assert_int_equal(vbd_strand(&vbd, vbd_do_pause), 0);
+		assert_int_equal(vbd_strand(&vbd, vbd_do_disconnect), 0);
+		assert_int_equal(dev_state(vbd.dev), DEV_PAUSED);
+		memset(vbd.ring_pages, 0, 4096);
+		SHARED_RING_INIT((blkif_sring_t *)vbd.ring_pages);
+		FRONT_RING_INIT(&vbd.ring, (blkif_sring_t *)vbd.ring_pages, 4096);
+		assert_int_equal(vbd_strand(&vbd, connect_and_unpause), 0);
+		assert_int_equal(vbd_do(&vbd, BLKIF_OP_READ, 0, gref, 1), 0);
+	}
+}
+
 static unsigned parked(void)
 {
 	struct dev_view view;
@@ -433,7 +458,7 @@ static void unpause_alone_ends_the_wait_for_space(void **state)
 	assert_int_equal(vbd_answer(&vbd).status, 0);
 	assert_string_equal(dev_error(vbd.dev, text, sizeof text), "");
 	/* One that does not wait is told so. */
-	assert_int_equal(vbd_strand(&vbd, vbd_do_unpause), -EINVAL);
+	assert_int_equal(vbd_strand(&vbd, vbd_do_unpause), -EALREADY);
 }
 
 static void no_space_is_reported_if_asked(void **state)
@@ -872,6 +897,50 @@ static void what_is_read_only_keeps_its_size(void **state)
 	assert_int_equal(file_size(), 8 << 20);
 }
 
+/* --- discards are settled --- */
+
+static bool flush_fails_within(int ms)
+{
+	long long end = guest_now_ms() + ms;
+	struct dev_view view;
+
+	do {
+		usleep(1000);
+		dev_look(vbd.dev, &view);
+	} while (!view.flush_failed && guest_now_ms() < end);
+	return view.flush_failed;
+}
+
+/* By a flush that nobody has asked for: seen by its failing. */
+static void slow_discard_is_settled(void **state)
+{
+	(void)state;
+	fault_disk("error,op=flush:delay,discard-ms=100", "");
+	put_discard(1, 0, 64, 0);
+	assert_int_equal(vbd_answer(&vbd).status, 0);
+	assert_true(flush_fails_within(VBD_WAIT_MS));
+}
+
+/* What is sick is not flushed behind the operator's back. */
+static void discard_is_not_settled_while_requests_wait(void **state)
+{
+	char when[4200], driver[4400];
+
+	(void)state;
+	snprintf(when, sizeof(when), "%s/when", dir);
+	snprintf(driver, sizeof(driver), "error,op=write+flush,when=%s", when);
+	fault_disk(driver, "on-error=pause");
+	put_discard(1, 0, 64, 0);
+	assert_int_equal(vbd_answer(&vbd).status, 0);
+	fclose(fopen(when, "w"));
+	vbd_put(&vbd, BLKIF_OP_WRITE, 7, 0, gref, 1);
+	vbd_push(&vbd);
+	assert_false(flush_fails_within(3000));
+	unlink(when);
+	assert_int_equal(vbd_strand(&vbd, vbd_do_unpause), 0);
+	assert_int_equal(vbd_answer(&vbd).status, 0);
+}
+
 static int do_flush(struct vbd *v)
 {
 	return dev_flush(v->dev);
@@ -1235,6 +1304,7 @@ int main(void)
 		CASE(indirect_requests),
 		CASE(impossible_producer_stops_the_device),
 		CASE(pause_holds_and_goes_on),
+		CASE(paused_at_connect_is_paused),
 		CASE(no_space_waits_for_the_operator),
 		CASE(unpause_alone_ends_the_wait_for_space),
 		CASE(no_space_is_reported_if_asked),
@@ -1260,6 +1330,8 @@ int main(void)
 		CASE(a_changed_size_is_noticed_when_asked),
 		CASE(resize_without_a_guest),
 		CASE(what_is_read_only_keeps_its_size),
+		CASE(slow_discard_is_settled),
+		CASE(discard_is_not_settled_while_requests_wait),
 		CASE(flush_by_the_operator),
 		CASE(hanging_flush_is_left),
 		CASE(flush_that_was_left_counts),
