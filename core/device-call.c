@@ -86,6 +86,11 @@ static int do_call(const struct call *call, struct image *image)
 
 static void latch_flush(struct device *dev, int err)
 {
+	if (err == -ENOSPC) {
+		dev_set_error(dev, "a flush found no space: make room, and flush again");
+		log_limited(&dev->life, LOG_LVL_WARN, LOG_DEVICE, "a flush that the guest did not ask for found no space");
+		return;
+	}
 	atomic_store(&dev->flush_failed, true);
 	dev_set_error(dev, "a flush failed (%s); flushes are held and I/O fails; detach the disk", strerror(-err));
 	log_err(LOG_DEVICE, "a flush that the guest did not ask for failed: %s: flushes are held and I/O fails until "

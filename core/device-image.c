@@ -160,7 +160,7 @@ void dev_image_flush(struct connection *c)
 	err = img_flush(c->shared->image);
 	if (!err)
 		return;
-	atomic_store(&c->dev->flush_failed, true);
+	atomic_store(&c->dev->flush_failed, true); /* ENOSPC, too: nobody can try again */
 	dev_set_error(c->dev, "flush at the end failed: %s", strerror(-err));
 	log_err(LOG_DEVICE, "flush at the end failed: %s", strerror(-err));
 }

@@ -409,12 +409,12 @@ static bool may_pass(int err)
 
 static bool is_worth_waiting(struct exec *x, const struct request *req)
 {
-	if (req->err == -ENOSPC && req_writes(req))
+	if (req->err == -ENOSPC && (req_writes(req) || req->kind == REQ_FLUSH))
 		return !atomic_load(&x->report_enospc);
 	return may_pass(req->err) && atomic_load(&x->halt_on_error);
 }
 
-/* A write that found no space waits for it, unless the operator wants to hear of it at once; other errors wait
+/* A write or flush that found no space waits for it, unless the operator wants to hear of it at once; other errors wait
  * only if he wants that.  After a failed flush nothing is as it was: that has its own rule. */
 static void park_if_failed(struct exec *x, struct request *req)
 {
@@ -518,7 +518,7 @@ bool exec_may_inline(const struct exec *x, const struct request *req, uint64_t n
 
 /* --- blocking ----------------------------------------------------------------------------------------- */
 
-/* Once that has failed it fails for ever: promise 3. */
+/* Once that has failed it fails for ever: promise 3.  But metadata that found no space can be written later. */
 static int make_durable(struct exec *x)
 {
 	int err;
@@ -526,7 +526,7 @@ static int make_durable(struct exec *x)
 	if (!img_writable(x->image))
 		return 0; /* nothing was ever written */
 	err = atomic_load(x->flush_failed) ? -EIO : img_flush(x->image);
-	if (err && !atomic_exchange(x->flush_failed, true))
+	if (err && err != -ENOSPC && !atomic_exchange(x->flush_failed, true))
 		log_err(LOG_EXEC,
 			"flush failed: %s; data that the guest believes safe may be lost: "
 			"flushes are held and I/O fails until the disk is detached",
@@ -538,7 +538,7 @@ static int flush_image(struct exec *x, struct request *req)
 {
 	int err = make_durable(x);
 
-	if (err)
+	if (err && err != -ENOSPC)
 		req->flags |= REQ_PARK;
 	return err;
 }
@@ -597,8 +597,10 @@ static void sync_writes(struct exec *x, struct list_head *done)
 	if (!err)
 		return;
 	list_for_each(req, done, node)
-		if (req_writes(req) && !req->err)
+		if (req_writes(req) && !req->err) {
 			req->err = err;
+			park_if_failed(x, req);
+		}
 }
 
 /* --- a batch ------------------------------------------------------------------------------------------ */

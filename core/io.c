@@ -515,7 +515,7 @@ int io_flush(struct rd_file *file)
 	r = -errno;
 	if (!atomic_exchange(&file->flush_failed, true))
 		tell_flush_failed(file, r);
-	return r;
+	return -EIO; /* whatever the reason: ENOSPC would say that it can be tried again */
 }
 
 /* ---- space

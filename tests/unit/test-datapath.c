@@ -409,6 +409,13 @@ static unsigned parked(void)
 	return view.parked;
 }
 
+static void set_live(const char *key, const char *value)
+{
+	char err[200];
+
+	assert_int_equal(dev_set(vbd.dev, key, value, ORIGIN_SET, err, sizeof(err)), 0);
+}
+
 static void fault_disk(const char *driver, const char *settings)
 {
 	snprintf(params, sizeof(params), "%s:raw:%s", driver, path);
@@ -480,6 +487,37 @@ static void parked_writes_fail_at_detach(void **state)
 	assert_int_equal(vbd_strand(&vbd, vbd_do_disconnect), 0);
 	assert_true(vbd_answered(&vbd));
 	assert_int_equal(vbd_answer(&vbd).status, BLKIF_RSP_ERROR);
+}
+
+/* Metadata that found no room is still there: nothing is lost, and the flush is done again. */
+static void flush_without_space_waits(void **state)
+{
+	struct dev_view view;
+
+	(void)state;
+	fault_disk("error,op=flush,errno=ENOSPC,nth=1,count=2", "");
+	vbd_put(&vbd, BLKIF_OP_FLUSH_DISKCACHE, 1, 0, NULL, 0);
+	vbd_push(&vbd);
+	wait_event(DEV_EV_PARKED);
+	vbd.events[DEV_EV_PARKED] = 0;
+	assert_int_equal(vbd_strand(&vbd, vbd_do_unpause), 0);
+	wait_event(DEV_EV_PARKED); /* in vain */
+	assert_false(vbd_answered(&vbd));
+	dev_look(vbd.dev, &view);
+	assert_false(view.flush_failed);
+	assert_int_equal(vbd_strand(&vbd, vbd_do_unpause), 0);
+	assert_int_equal(vbd_answer(&vbd).status, 0);
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_WRITE, 0, gref, 1), 0);
+}
+
+static void flush_without_space_is_reported_if_asked(void **state)
+{
+	(void)state;
+	fault_disk("error,op=flush,errno=ENOSPC,nth=1,count=2", "enospc=report");
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_FLUSH_DISKCACHE, 0, NULL, 0), BLKIF_RSP_ERROR);
+	set_live("sync", "on");
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_WRITE, 0, gref, 1), BLKIF_RSP_ERROR);
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_WRITE, 0, gref, 1), 0);
 }
 
 /* Promise 3: no flush is ever answered again, and data requests fail; a reconnect changes nothing. */
@@ -650,13 +688,6 @@ static void bad_grants_map_single(void **state)
 }
 
 /* --- errors that wait --- */
-
-static void set_live(const char *key, const char *value)
-{
-	char err[200];
-
-	assert_int_equal(dev_set(vbd.dev, key, value, ORIGIN_SET, err, sizeof(err)), 0);
-}
 
 static uint64_t wanted_size;
 static bool may_shrink;
@@ -944,6 +975,18 @@ static void discard_is_not_settled_while_requests_wait(void **state)
 static int do_flush(struct vbd *v)
 {
 	return dev_flush(v->dev);
+}
+
+static void flush_by_the_operator_without_space(void **state)
+{
+	char text[512];
+
+	(void)state;
+	fault_disk("error,op=flush,errno=ENOSPC,nth=1,count=1", "");
+	assert_int_equal(vbd_strand(&vbd, do_flush), -ENOSPC);
+	assert_non_null(strstr(dev_error(vbd.dev, text, sizeof text), "make room"));
+	assert_int_equal(vbd_strand(&vbd, do_flush), 0);
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_FLUSH_DISKCACHE, 0, NULL, 0), 0);
 }
 
 static void flush_by_the_operator(void **state)
@@ -1309,6 +1352,8 @@ int main(void)
 		CASE(unpause_alone_ends_the_wait_for_space),
 		CASE(no_space_is_reported_if_asked),
 		CASE(parked_writes_fail_at_detach),
+		CASE(flush_without_space_waits),
+		CASE(flush_without_space_is_reported_if_asked),
 		CASE(failed_flush_is_held),
 		CASE(what_is_alone_needs_no_worker),
 		CASE(what_may_sleep_goes_to_a_worker),
@@ -1332,6 +1377,7 @@ int main(void)
 		CASE(what_is_read_only_keeps_its_size),
 		CASE(slow_discard_is_settled),
 		CASE(discard_is_not_settled_while_requests_wait),
+		CASE(flush_by_the_operator_without_space),
 		CASE(flush_by_the_operator),
 		CASE(hanging_flush_is_left),
 		CASE(flush_that_was_left_counts),

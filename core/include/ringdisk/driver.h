@@ -208,7 +208,7 @@ struct rd_host {
 	/* The whole range or -errno; offset in bytes.  Alignment for direct I/O is the host's care. */
 	int (*file_readv)(struct rd_file *file, const struct iovec *iov, int iovcnt, uint64_t offset);
 	int (*file_writev)(struct rd_file *file, const struct iovec *iov, int iovcnt, uint64_t offset);
-	/* fdatasync.  After one failure every later call fails with -EIO: lost pages stay lost. */
+	/* fdatasync.  A failure is -EIO, and every later call fails, too: lost pages stay lost. */
 	int (*file_flush)(struct rd_file *file);
 	/* Give the space of a range back; it then reads as zeroes where file_info's caps have
 	 * RD_CAP_DISCARD_ZEROES (all regular files).  -EOPNOTSUPP where impossible. */
@@ -327,8 +327,9 @@ struct rd_driver {
 	int (*readv)(void *handle, const struct iovec *iov, int iovcnt, uint64_t offset);
 	/* Write the whole range.  0 means that it survives the death of the daemon. */
 	int (*writev)(void *handle, const struct iovec *iov, int iovcnt, uint64_t offset);
-	/* All writes completed before the call survive power loss when it returns 0.  A driver
-	 * without it says that completed writes need nothing more. */
+	/* All writes completed before the call survive power loss when it returns 0.  -ENOSPC: what
+	 * is still in memory found no room, is kept, and a later call can succeed; any other failure is
+	 * for ever.  A driver without it says that completed writes need nothing more. */
 	int (*flush)(void *handle);
 	/* A hint: the range's content is not needed any more. */
 	int (*discard)(void *handle, uint64_t offset, uint64_t length);
