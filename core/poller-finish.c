@@ -34,7 +34,7 @@ static void park_locked(struct pring *r, struct request *req)
 	list_add_tail(&req->node, &r->parked);
 }
 
-/* The ring's lock makes us the only writer. */
+/* The ring's lock makes us the only writer: after a revoke the next connection's ring writes there. */
 static __attribute__((noinline)) void trace_request(struct pring *r, const struct request *req)
 {
 	uint64_t now = now_ns();
@@ -53,13 +53,15 @@ static __attribute__((noinline)) void trace_request(struct pring *r, const struc
 
 void finish_answer_locked(struct pring *r, struct request *req)
 {
+	bool revoked = atomic_load_explicit(&r->poller->revoked, memory_order_relaxed);
+
 	lock_assert_held(&r->lock);
 	assert(r->inflight);
 	r->inflight--;
-	if (!atomic_load_explicit(&r->poller->revoked, memory_order_relaxed))
+	if (!revoked)
 		ring_respond(&r->ring, req->id, req->op, req_status(req->err));
 	PROBE(request_responded, r->poller, req, now_ns());
-	if (trace_on(r->poller->cfg.trace))
+	if (!revoked && trace_on(r->poller->cfg.trace))
 		trace_request(r, req);
 	list_add(&req->node, &r->free);
 }
