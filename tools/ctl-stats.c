@@ -145,25 +145,6 @@ static void print_pools(json_t *pools)
 	}
 }
 
-static json_t *find_disk(json_t *result, const char *name)
-{
-	json_t *disk;
-	size_t i;
-
-	json_array_foreach(json_object_get(result, "disks"), i, disk)
-		if (!strcmp(get_text(disk, "disk"), name))
-			return disk;
-	return NULL;
-}
-
-static double rate(json_t *now, json_t *before, const char *op, const char *key, double seconds)
-{
-	long long delta = get_number(json_object_get(now, op), key) -
-	                  get_number(json_object_get(before, op), key);
-
-	return delta < 0 ? 0 : (double)delta / seconds;
-}
-
 /* Of the requests since the answer before. */
 static void cell_quantile(struct table *table, json_t *now, json_t *before, const char *op, double part)
 {
@@ -186,21 +167,21 @@ static void print_rates(json_t *now, json_t *before, double seconds)
 
 	json_array_foreach(json_object_get(now, "disks"), i, disk)
 	{
-		old = find_disk(before, get_text(disk, "disk"));
+		old = times_disk(before, get_text(disk, "disk"));
 		table_cell(table, "%s", get_text(disk, "disk"));
-		table_cell(table, "%.0f", rate(disk, old, "read", "done", seconds));
-		table_cell(table, "%s", text_size(rate(disk, old, "read", "bytes", seconds), text, sizeof(text)));
+		table_cell(table, "%.0f", times_rate(disk, old, "read", "done", seconds));
+		table_cell(table, "%s", text_size(times_rate(disk, old, "read", "bytes", seconds), text, sizeof(text)));
 		cell_quantile(table, disk, old, "read", 0.5);
 		cell_quantile(table, disk, old, "read", 0.99);
-		table_cell(table, "%.0f", rate(disk, old, "write", "done", seconds));
+		table_cell(table, "%.0f", times_rate(disk, old, "write", "done", seconds));
 		table_cell(table, "%s",
-		           text_size(rate(disk, old, "write", "bytes", seconds), text, sizeof(text)));
+		           text_size(times_rate(disk, old, "write", "bytes", seconds), text, sizeof(text)));
 		cell_quantile(table, disk, old, "write", 0.5);
 		cell_quantile(table, disk, old, "write", 0.99);
-		table_cell(table, "%.0f", rate(disk, old, "flush", "done", seconds));
-		table_cell(table, "%.0f", rate(disk, old, "read", "errors", seconds) +
-		                                  rate(disk, old, "write", "errors", seconds) +
-		                                  rate(disk, old, "flush", "errors", seconds));
+		table_cell(table, "%.0f", times_rate(disk, old, "flush", "done", seconds));
+		table_cell(table, "%.0f", times_rate(disk, old, "read", "errors", seconds) +
+		                                  times_rate(disk, old, "write", "errors", seconds) +
+		                                  times_rate(disk, old, "flush", "errors", seconds));
 	}
 	if (json_array_size(json_object_get(now, "disks")))
 		table_print(table, stdout);
@@ -237,12 +218,12 @@ static void print_line(json_t *disk, json_t *old, double seconds)
 	snprintf(name, sizeof(name), "%s", get_text(disk, "disk"));
 	printf("%lld.%03ld %s", (long long)ts.tv_sec, ts.tv_nsec / 1000000, text_clean(name));
 	for (size_t i = 0; i < 2; i++)
-		printf(" %.1f %.0f %.1f %.1f", rate(disk, old, ops[i], "done", seconds),
-		       rate(disk, old, ops[i], "bytes", seconds), quantile_us(disk, old, ops[i], 0.5),
+		printf(" %.1f %.0f %.1f %.1f", times_rate(disk, old, ops[i], "done", seconds),
+		       times_rate(disk, old, ops[i], "bytes", seconds), quantile_us(disk, old, ops[i], 0.5),
 		       quantile_us(disk, old, ops[i], 0.99));
-	printf(" %.1f %.1f\n", rate(disk, old, "flush", "done", seconds),
-	       rate(disk, old, "read", "errors", seconds) + rate(disk, old, "write", "errors", seconds) +
-	               rate(disk, old, "flush", "errors", seconds));
+	printf(" %.1f %.1f\n", times_rate(disk, old, "flush", "done", seconds),
+	       times_rate(disk, old, "read", "errors", seconds) + times_rate(disk, old, "write", "errors", seconds) +
+	               times_rate(disk, old, "flush", "errors", seconds));
 	fflush(stdout);
 }
 
@@ -252,7 +233,7 @@ static void print_lines(json_t *now, json_t *before, double seconds)
 	size_t i;
 
 	json_array_foreach(json_object_get(now, "disks"), i, disk)
-		print_line(disk, find_disk(before, get_text(disk, "disk")), seconds);
+		print_line(disk, times_disk(before, get_text(disk, "disk")), seconds);
 }
 
 static double clock_seconds(void)

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ctl.h"
+
 #define UNIT_NS     125
 #define STEPS       8
 #define MAX_BUCKETS 512u /* the daemon has less than half of that */
@@ -15,6 +17,24 @@ struct times {
 		long long end, count;
 	} bucket[MAX_BUCKETS]; /* by end */
 };
+
+json_t *times_disk(json_t *answer, const char *name)
+{
+	json_t *disk;
+	size_t i;
+
+	json_array_foreach(json_object_get(answer, "disks"), i, disk)
+		if (!strcmp(get_text(disk, "disk"), name))
+			return disk;
+	return NULL;
+}
+
+double times_rate(json_t *now, json_t *before, const char *op, const char *key, double seconds)
+{
+	long long delta = get_number(json_object_get(now, op), key) - get_number(json_object_get(before, op), key);
+
+	return delta > 0 && seconds > 0 ? (double)delta / seconds : 0;
+}
 
 /* The bucket that ends there, made if need be; NULL: too many. */
 static struct bucket *bucket_at(struct times *times, long long end)

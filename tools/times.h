@@ -1,12 +1,18 @@
 /*
- * How long requests took: the histograms that the daemon sends (ringdisk-protocol(7), stats), their differences
- * and quantiles, and times as text.
+ * What has come between two answers to "stats" (ringdisk-protocol(7)): rates, the histograms of how long requests
+ * took, their differences and quantiles, and times as text.
  */
 #ifndef TIMES_H
 #define TIMES_H
 
 #include <jansson.h>
 #include <stddef.h>
+
+/* The disk's part of an answer; NULL: it has none. */
+json_t *times_disk(json_t *answer, const char *name);
+/* How much a second of what counts there, of two such parts. before NULL: from nothing. What counts anew, as the disk
+ * was attached again, begins at nothing, too. 0 if no time has passed. */
+double times_rate(json_t *now, json_t *before, const char *op, const char *key, double seconds);
 
 struct times;
 

@@ -11,25 +11,6 @@
 
 static const char *const ops[] = {"read", "write", "flush", "discard"};
 
-static json_t *disk_of(json_t *answer, const char *name)
-{
-	json_t *disk;
-	size_t i;
-
-	json_array_foreach(json_object_get(answer, "disks"), i, disk)
-		if (!strcmp(get_text(disk, "disk"), name))
-			return disk;
-	return NULL;
-}
-
-/* What has come since; what counts anew (the disk was attached again) begins at nothing. */
-static double rate(json_t *now, json_t *before, const char *op, const char *key, double seconds)
-{
-	long long delta = get_number(json_object_get(now, op), key) - get_number(json_object_get(before, op), key);
-
-	return before && delta > 0 && seconds > 0 ? (double)delta / seconds : 0;
-}
-
 static void fill_times(struct top_row *row, json_t *now, json_t *before)
 {
 	struct times *all = NULL;
@@ -80,15 +61,15 @@ static void fill(struct top_row *row, json_t *disk, json_t *now, json_t *before,
 	text_clean(row->disk);
 	text_clean(row->image);
 	fill_state(row, disk);
-	row->reads = rate(now, before, "read", "done", seconds);
-	for (size_t op = 1; op < 4; op++)
-		row->writes += rate(now, before, ops[op], "done", seconds);
-	row->read = rate(now, before, "read", "bytes", seconds);
-	row->written = rate(now, before, "write", "bytes", seconds);
 	row->depth = (double)get_number(disk, "inflight");
 	row->hits = -1;
 	if (!now || !before)
 		return;
+	row->reads = times_rate(now, before, "read", "done", seconds);
+	for (size_t op = 1; op < 4; op++)
+		row->writes += times_rate(now, before, ops[op], "done", seconds);
+	row->read = times_rate(now, before, "read", "bytes", seconds);
+	row->written = times_rate(now, before, "write", "bytes", seconds);
 	fill_times(row, now, before);
 	row->hits = hits_of(now, before);
 }
@@ -105,7 +86,7 @@ size_t top_rows(json_t *list, json_t *now, json_t *before, double seconds, const
 
 		if (!*rows || (disk && strcmp(disk, name)))
 			continue;
-		fill(&(*rows)[n++], each, disk_of(now, name), disk_of(before, name), seconds);
+		fill(&(*rows)[n++], each, times_disk(now, name), times_disk(before, name), seconds);
 	}
 	return n;
 }
