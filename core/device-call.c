@@ -95,6 +95,7 @@ static void latch_flush(struct device *dev, int err)
 	dev_set_error(dev, "a flush failed (%s); flushes are held and I/O fails; detach the disk", strerror(-err));
 	log_err(LOG_DEVICE, "a flush that the guest did not ask for failed: %s: flushes are held and I/O fails until "
 		"the disk is detached", strerror(-err));
+	event_emit(EVENT_ERROR, dev->name, 0, "a flush failed (%s); detach the disk", strerror(-err));
 }
 
 /* The image has another size: the requests are held for the moment in which their limit changes. */
