@@ -109,6 +109,24 @@ static void split_failed(struct list_head *list, struct list_head *done)
 			list_move_tail(&req->node, done);
 }
 
+/* What is not served so stays in list. */
+static void serve_inline(struct poller *p, struct list_head *list, struct list_head *done, uint64_t *now)
+{
+	struct list_head ran;
+	struct request *req;
+	unsigned n = 0;
+
+	list_init(&ran);
+	probe_submitted(p, list);
+	p->exec.alone = list->next == list->prev && atomic_load(&p->active) == 1;
+	exec_batch(&p->exec, list, true, &ran, now);
+	list_for_each(req, &ran, node)
+		n++;
+	if (n)
+		stats_add(p->cfg.stats->inline_io, n);
+	list_splice_tail(&ran, done);
+}
+
 static void execute(struct poller *p, struct list_head *list, uint64_t now)
 {
 	struct list_head done;
@@ -119,9 +137,7 @@ static void execute(struct poller *p, struct list_head *list, uint64_t now)
 		aio_submit_list(p, list, &done);
 		exec_finish_reads(&p->exec, &done);
 	} else if (p->exec.inline_io && !list_empty(list)) {
-		probe_submitted(p, list);
-		p->exec.alone = list->next == list->prev && atomic_load(&p->active) == 1;
-		exec_batch(&p->exec, list, true, &done, &now);
+		serve_inline(p, list, &done, &now);
 	}
 	finish(p, &done, now, true);
 	work_enqueue(p, list);

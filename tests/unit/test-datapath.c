@@ -605,6 +605,7 @@ static void what_is_alone_needs_no_worker(void **state)
 		assert_int_equal(vbd_do(&vbd, BLKIF_OP_WRITE, i * 128, gref, SEGS), 0);
 	/* Some of them: on a busy machine calls may have slept. */
 	assert_true(stats_get(dev_stats(vbd.dev)->pool_io) < 128);
+	assert_int_equal(stats_get(dev_stats(vbd.dev)->inline_io) + stats_get(dev_stats(vbd.dev)->pool_io), 128);
 	for (uint64_t i = 0; i < 128; i++) {
 		fill(1);
 		assert_int_equal(vbd_do(&vbd, BLKIF_OP_READ, i * 128, gref, SEGS), 0);
