@@ -200,6 +200,15 @@ static int apply_max_workers(struct config *config, const char *value, char *err
 	return set_count(&config->max_workers, value, 1, err, errlen);
 }
 
+/* Which of the words it is; -1: none. */
+static int word_of(const char *value, const char *const *words, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		if (!strcmp(value, words[i]))
+			return (int)i;
+	return -1;
+}
+
 static int apply_claim(struct config *config, const char *value, char *err, size_t errlen)
 {
 	static const char *const words[] = {
@@ -208,12 +217,11 @@ static int apply_claim(struct config *config, const char *value, char *err, size
 		[CLAIM_OPAQUE] = "opaque",
 		[CLAIM_NEVER] = "never",
 	};
+	int word = word_of(value, words, ARRAY_SIZE(words));
 
-	for (unsigned i = 0; i < ARRAY_SIZE(words); i++) {
-		if (!strcmp(value, words[i])) {
-			config->claim = (enum claim_policy)i;
-			return 0;
-		}
+	if (word >= 0) {
+		config->claim = (enum claim_policy)word;
+		return 0;
 	}
 	return bad(err, errlen, value, "auto, all, opaque or never");
 }
@@ -302,12 +310,11 @@ static int apply_log_target(struct config *config, const char *value, char *err,
 		[LOG_TARGET_JOURNAL] = "journal",
 #endif
 	};
+	int word = word_of(value, words, ARRAY_SIZE(words));
 
-	for (unsigned i = 0; i < ARRAY_SIZE(words); i++) {
-		if (!strcmp(value, words[i])) {
-			config->log_target = (enum log_target)i;
-			return 0;
-		}
+	if (word >= 0) {
+		config->log_target = (enum log_target)word;
+		return 0;
 	}
 	return bad(err, errlen, value,
 		   ARRAY_SIZE(words) > LOG_TARGET_JOURNAL

@@ -87,8 +87,10 @@ static int do_call(const struct call *call, struct image *image)
 static void latch_flush(struct device *dev, int err)
 {
 	if (err == -ENOSPC) {
-		dev_set_error(dev, "a flush found no space: make room, and flush again");
-		log_limited(&dev->life, LOG_LVL_WARN, LOG_DEVICE, "a flush that the guest did not ask for found no space");
+		dev_set_error(dev, "a flush found no space: make room, then: ringdisk flush %s", dev->name);
+		log_limited(&dev->life, LOG_LVL_WARN, LOG_DEVICE,
+			    "a flush that the guest did not ask for found no space; nothing is lost: make "
+			    "room, then: ringdisk flush %s", dev->name);
 		return;
 	}
 	atomic_store(&dev->flush_failed, true);

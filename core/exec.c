@@ -414,8 +414,8 @@ static bool is_worth_waiting(struct exec *x, const struct request *req)
 	return may_pass(req->err) && atomic_load(&x->halt_on_error);
 }
 
-/* A write or flush that found no space waits for it, unless the operator wants to hear of it at once; other errors wait
- * only if he wants that.  After a failed flush nothing is as it was: that has its own rule. */
+/* A write or flush that found no space waits for it, unless the operator wants to hear of it at once; other errors
+ * wait only if he wants that.  After a failed flush nothing is as it was: that has its own rule. */
 static void park_if_failed(struct exec *x, struct request *req)
 {
 	if (!req->err || req->flags & REQ_PARK || atomic_load(x->flush_failed) ||
@@ -538,7 +538,7 @@ static int flush_image(struct exec *x, struct request *req)
 {
 	int err = make_durable(x);
 
-	if (err && err != -ENOSPC)
+	if (err && atomic_load(x->flush_failed))
 		req->flags |= REQ_PARK;
 	return err;
 }

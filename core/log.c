@@ -50,7 +50,7 @@ _Atomic unsigned char log_levels_[LOG_SUBSYS_COUNT] = {
 
 /* Rank LOG, the last: see lock.h, which cannot be used here because it may itself log. */
 static pthread_mutex_t sink_lock = PTHREAD_MUTEX_INITIALIZER;
-static struct {
+static struct sink {
 	enum log_sink kind;
 	bool priorities; /* stderr: begin lines with <N> */
 	log_callback *callback;
@@ -74,42 +74,34 @@ bool log_stderr_is_journal(void)
 	return st.st_dev == dev && st.st_ino == ino;
 }
 
-static void set_sink(enum log_sink kind, bool priorities, log_callback *fn, void *opaque)
+static void set_sink(struct sink next)
 {
 	pthread_mutex_lock(&sink_lock);
-	sink.kind = kind;
-	sink.priorities = priorities;
-	sink.callback = fn;
-	sink.opaque = opaque;
+	sink = next;
 	pthread_mutex_unlock(&sink_lock);
 }
 
 void log_to_stderr(void)
 {
-	set_sink(LOG_SINK_STDERR, log_stderr_is_journal(), NULL, NULL);
+	set_sink((struct sink){ .kind = LOG_SINK_STDERR, .priorities = log_stderr_is_journal() });
 }
 
 void log_to_journal(log_send *send)
 {
-	bool priorities = log_stderr_is_journal();
-
-	pthread_mutex_lock(&sink_lock);
-	sink.kind = LOG_SINK_JOURNAL;
-	sink.priorities = priorities;
-	sink.send = send;
-	pthread_mutex_unlock(&sink_lock);
+	set_sink((struct sink){
+		.kind = LOG_SINK_JOURNAL, .priorities = log_stderr_is_journal(), .send = send });
 }
 
 void log_to_syslog(const char *ident)
 {
 	openlog(ident, LOG_PID | LOG_NDELAY, LOG_DAEMON);
-	set_sink(LOG_SINK_SYSLOG, false, NULL, NULL);
+	set_sink((struct sink){ .kind = LOG_SINK_SYSLOG });
 }
 
 void log_to_callback(log_callback *fn, void *opaque)
 {
 	if (fn)
-		set_sink(LOG_SINK_CALLBACK, false, fn, opaque);
+		set_sink((struct sink){ .kind = LOG_SINK_CALLBACK, .callback = fn, .opaque = opaque });
 	else
 		log_to_stderr();
 }
