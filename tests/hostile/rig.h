@@ -463,16 +463,7 @@ static inline void mem_table(const struct mem *m, uint8_t *table, unsigned segs)
 
 /* --- looking at the process ------------------------------------------------------------------------- */
 
-/* Wait, with a deadline, until an expression is true. */
-#define wait_until(expression)                                                                     \
-	do {                                                                                       \
-		long long wait_end = guest_now_ms() + WAIT_MS;                                     \
-		while (!(expression)) {                                                            \
-			if (guest_now_ms() > wait_end)                                             \
-				fail_msg("it does not come true: %s", #expression);                \
-			usleep(500);                                                               \
-		}                                                                                  \
-	} while (0)
+#define wait_until(expression) wait_true(expression, WAIT_MS)
 
 static inline unsigned count_entries(const char *path)
 {

@@ -37,15 +37,7 @@ static struct pool *control;
 static struct device *xvda;
 static atomic_int shutdowns;
 
-#define WAIT_FOR(cond)                                                                             \
-	do {                                                                                       \
-		long long until_ = monotonic_ms() + PATIENCE_MS;                                   \
-		while (!(cond)) {                                                                  \
-			if (monotonic_ms() > until_)                                               \
-				fail_msg("never came: %s", #cond);                                 \
-			usleep(1000);                                                              \
-		}                                                                                  \
-	} while (0)
+#define WAIT_FOR(cond) wait_true(cond, PATIENCE_MS)
 
 /* ---- the daemon's side --------------------------------------------------------------------------- */
 

@@ -6,7 +6,6 @@
  */
 #include "test.h"
 
-#include "base/clock.h"
 #include "io-syscalls.h"
 #include "vbd.h"
 
@@ -112,9 +111,9 @@ static int teardown(void **state)
 	return 0;
 }
 
-static void connect_disk(void)
+static int connect_disk(void)
 {
-	assert_int_equal(vbd_connect(&vbd, 0, !strstr(mode, "grant")), 0);
+	return vbd_connect(&vbd, 0, !strstr(mode, "grant"));
 }
 
 static void new_disk(const char *settings)
@@ -129,7 +128,7 @@ static void new_disk(const char *settings)
 	params_free(&parsed);
 	snprintf(all, sizeof(all), "%s%s%s", mode, *mode && *settings ? " " : "", settings);
 	vbd_create(&vbd, text, all, true);
-	connect_disk();
+	assert_int_equal(connect_disk(), 0);
 }
 
 static void nothing_is_in_use(void)
@@ -161,34 +160,8 @@ static uint64_t by_workers(void)
 
 static void wait_until_hung(void)
 {
-	long long end = guest_now_ms() + VBD_WAIT_MS;
-
-	while (!sim.hung) {
-		assert_true(guest_now_ms() < end);
-		usleep(1000);
-	}
+	wait_true(sim.hung, VBD_WAIT_MS);
 	assert_int_equal(by_workers(), 0);
-}
-
-static void wait_until_returned(void)
-{
-	long long end = guest_now_ms() + VBD_WAIT_MS;
-
-	while (!disk_logged("has returned")) {
-		assert_true(guest_now_ms() < end);
-		usleep(1000);
-	}
-}
-
-/* The image is locked until the thread that waited has closed it. */
-static void connect_again(void)
-{
-	long long end = guest_now_ms() + VBD_WAIT_MS;
-
-	while (vbd_connect(&vbd, 0, !strstr(mode, "grant"))) {
-		assert_true(guest_now_ms() < end);
-		usleep(10000);
-	}
 }
 
 /* The poller itself: the guest gets its memory back all the same, and nobody touches it later. */
@@ -209,12 +182,13 @@ static void hangs(uint8_t op, uint64_t sector)
 	nothing_is_in_use();
 	memset(data, 0x77, BYTES);
 	sim.hang = false;
-	wait_until_returned();
+	wait_true(disk_logged("has returned"), VBD_WAIT_MS);
 	for (unsigned i = 0; i < BYTES; i++)
 		assert_int_equal(data[i], 0x77);
 	assert_false(vbd_answered(&vbd));
 	sim.not_now = 0;
-	connect_again();
+	/* The image is locked until the thread that waited has closed it. */
+	wait_true(!connect_disk(), VBD_WAIT_MS);
 	assert_int_equal(vbd_do(&vbd, BLKIF_OP_READ, 0, gref, PAGES), 0);
 	assert_true(is_filled(3));
 }
@@ -235,17 +209,12 @@ static void hanging_write(void **state)
 
 static void waits_for_the_operator(int error, uint64_t sector)
 {
-	long long end = guest_now_ms() + VBD_WAIT_MS;
-
 	vbd.events[DEV_EV_PARKED] = 0;
 	fill((uint8_t)(sector >> 8));
 	sim.error = error;
 	vbd_put(&vbd, BLKIF_OP_WRITE, 1, sector, gref, PAGES);
 	vbd_push(&vbd);
-	while (!vbd.events[DEV_EV_PARKED]) {
-		assert_true(guest_now_ms() < end);
-		usleep(1000);
-	}
+	wait_true(vbd.events[DEV_EV_PARKED], VBD_WAIT_MS);
 	assert_false(vbd_answered(&vbd));
 	assert_int_equal(vbd_strand(&vbd, vbd_do_unpause), 0);
 	assert_int_equal(vbd_answer(&vbd).status, 0);

@@ -334,13 +334,7 @@ static void indirect_requests(void **state)
 
 static void wait_event(int event)
 {
-	long long end = guest_now_ms() + VBD_WAIT_MS;
-
-	while (!vbd.events[event]) {
-		if (guest_now_ms() > end)
-			fail_msg("event %d did not come", event);
-		usleep(1000);
-	}
+	wait_true(vbd.events[event], VBD_WAIT_MS);
 }
 
 static void impossible_producer_stops_the_device(void **state)

@@ -152,23 +152,29 @@ static void disabled_message_uses_no_budget(void **state)
 	assert_string_equal(last.line, "warning: on");
 }
 
-static void stderr_gets_one_line(void **state)
+/* As the log is now, of a message of LOG_IMAGE. */
+static void assert_on_stderr(const char *text, const char *line)
 {
 	char got[256] = "";
 	int pipe_fds[2], saved = dup(STDERR_FILENO);
 
-	(void)state;
 	assert_int_equal(pipe(pipe_fds), 0);
-	unsetenv("JOURNAL_STREAM");
 	dup2(pipe_fds[1], STDERR_FILENO);
-	log_to_stderr();
-	log_err(LOG_MAIN, "to stderr");
+	log_err(LOG_IMAGE, "%s", text);
 	dup2(saved, STDERR_FILENO);
 	assert_true(read(pipe_fds[0], got, sizeof(got) - 1) > 0);
-	assert_string_equal(got, "error: to stderr\n");
+	assert_string_equal(got, line);
 	close(pipe_fds[0]);
 	close(pipe_fds[1]);
 	close(saved);
+}
+
+static void stderr_gets_one_line(void **state)
+{
+	(void)state;
+	unsetenv("JOURNAL_STREAM");
+	log_to_stderr();
+	assert_on_stderr("to stderr", "error: to stderr\n");
 }
 
 static struct {
@@ -221,22 +227,11 @@ static void record_has_disk_and_driver(void **state)
 
 static void what_cannot_be_sent_is_on_stderr(void **state)
 {
-	char got[256] = "";
-	int pipe_fds[2], saved = dup(STDERR_FILENO);
-
 	(void)state;
-	assert_int_equal(pipe(pipe_fds), 0);
 	unsetenv("JOURNAL_STREAM");
 	sent.takes = false;
 	log_to_journal(send_record);
-	dup2(pipe_fds[1], STDERR_FILENO);
-	log_err(LOG_IMAGE, "lost");
-	dup2(saved, STDERR_FILENO);
-	assert_true(read(pipe_fds[0], got, sizeof(got) - 1) > 0);
-	assert_string_equal(got, "error: lost\n");
-	close(pipe_fds[0]);
-	close(pipe_fds[1]);
-	close(saved);
+	assert_on_stderr("lost", "error: lost\n");
 }
 
 int main(void)
