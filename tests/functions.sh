@@ -10,6 +10,8 @@
 # build as $ringdiskd, $ringdisk, $bench, $rimg and the drivers' directory as $drivers; strict mode.
 
 set -euo pipefail
+# Where a failure is told, also from inside a condition whose output nobody wants.
+exec {errors}>&2
 
 srcdir=${srcdir:-$(dirname "${BASH_SOURCE[0]}")}
 top_srcdir=${top_srcdir:-$srcdir/..}
@@ -70,7 +72,7 @@ skip()
 
 fail()
 {
-	echo "FAIL: $*" >&2
+	echo "FAIL: $*" >&"$errors"
 	exit 1
 }
 

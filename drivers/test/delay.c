@@ -4,6 +4,7 @@
  * A call waits first and then goes to the image below. One that hangs does so until the file named by
  * release= exists, for ever if there is none.
  */
+#include <fcntl.h>
 #include <time.h>
 
 #include "filter.h"
@@ -18,6 +19,7 @@ struct delay {
 	unsigned long nth;
 	atomic_ulong calls; /* of operations that hang */
 	char *release;      /* may be NULL */
+	char *hanging;      /* may be NULL */
 	struct rd_info info;
 };
 
@@ -34,6 +36,8 @@ static void hang(struct delay *d)
 {
 	if (atomic_fetch_add(&d->calls, 1) + 1 < d->nth)
 		return;
+	if (d->hanging)
+		close(open(d->hanging, O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
 	while (!d->release || access(d->release, F_OK))
 		sleep_ms(LOOK_MS);
 }
@@ -66,12 +70,15 @@ static int parse(struct delay *d, const struct rd_open_args *args)
 		r = filter_ops(host, option_value(args->options, "hang"), &d->hang);
 	if (!r)
 		r = filter_path(args, "release", &d->release);
+	if (!r)
+		r = filter_path(args, "hanging", &d->hanging);
 	return r ? r : filter_path(args, "when", &d->filter.when);
 }
 
 static void delay_free(struct delay *d)
 {
 	free(d->release);
+	free(d->hanging);
 	free(d->filter.when);
 	free(d);
 }
@@ -169,6 +176,7 @@ static const struct rd_option options[] = {
 	{ "refresh-ms", "milliseconds that each look at the size takes longer" },
 	{ "hang", "operations that never return (read+write, all)" },
 	{ "nth", "the first of these calls that hangs (default 1)" },
+	{ "hanging", "a path: a call that hangs makes this file first" },
 	{ "release", "a path: calls hang only until this file exists" },
 	{ "when", "a path: nothing is slow or hangs unless this file exists" },
 	{ NULL, NULL },

@@ -9,12 +9,12 @@ start_daemon
 truncate -s 4M "$tmp/a.img"
 "$bench" --connect="$tmp/hyp" --no-progress -j mix:rw=50:time=600 5/xvda "raw,iops=400:$tmp/a.img" >"$tmp/bench" 2>&1 &
 cleanup stop $! KILL
-has_disk()
+has_requests()
 {
-	ctl 0 metrics
-	grep -q '^ringdisk_size_bytes{disk="5/xvda"}' "$tmp/out"
+	more_requests 5/xvda 0
 }
-wait_for 20 has_disk
+wait_for 20 has_requests
+ctl 0 metrics
 cp "$tmp/out" "$tmp/metrics"
 
 # The textfile: no type that the collector does not know, each sample below its own family, the file whole at any time.

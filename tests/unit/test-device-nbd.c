@@ -17,7 +17,7 @@
 #define SIZE (8u << 20)
 
 static struct vbd vbd;
-static char nbd_dir[64], *dir, path[4096], params[13000], when[4200], release[4200];
+static char nbd_dir[64], *dir, path[4096], params[18000], hanging[4200], when[4200], release[4200];
 static uint32_t gref;
 static int client = -1;
 
@@ -118,6 +118,7 @@ static int setup(void **state)
 	dir = disk_dir(false);
 	snprintf(path, sizeof(path), "%s", disk_file(dir, "disk", SIZE));
 	snprintf(when, sizeof(when), "%s/when", dir);
+	snprintf(hanging, sizeof(hanging), "%s/hanging", dir);
 	snprintf(release, sizeof(release), "%s/release", dir);
 	page = guest_pages(vbd.guest, 1);
 	gref = guest_grant(vbd.guest, page, false);
@@ -162,7 +163,8 @@ static int do_shrink(struct vbd *v)
 
 static void exported_disk(void)
 {
-	snprintf(params, sizeof(params), "delay,hang=read,when=%s,release=%s:raw:%s", when, release, path);
+	snprintf(params, sizeof(params), "delay,hang=read,when=%s,hanging=%s,release=%s:raw:%s", when, hanging, release,
+	         path);
 	vbd_create(&vbd, params, "", true);
 	assert_int_equal(vbd_strand(&vbd, do_export), 0);
 }
@@ -175,23 +177,19 @@ static void guest_asks(void)
 
 /* --- a call that hangs, of one of the two who have the image --- */
 
-/* Until so many calls of the guest's and of the client's run. */
-static void wait_running(unsigned guests, unsigned clients)
+/* Until so many calls of the guest's and of the client's run, and one hangs; no other one will. */
+static void wait_hanging(unsigned guests, unsigned clients)
 {
-	long long end = guest_now_ms() + VBD_WAIT_MS;
 	struct dev_view view;
 
-	do {
-		assert_true(guest_now_ms() < end);
-		usleep(1000);
-		dev_look(vbd.dev, &view);
-	} while (view.inflight != guests || view.nbd.running != clients);
+	wait_true((dev_look(vbd.dev, &view), view.inflight == guests && view.nbd.running == clients), VBD_WAIT_MS);
+	wait_true(!access(hanging, F_OK), VBD_WAIT_MS);
+	unlink(when);
 }
 
 /* Whoever has the image still: no call may run beside these, and one does. */
 static void refused_until_it_returns(void)
 {
-	long long end = guest_now_ms() + VBD_WAIT_MS;
 	char text[512];
 	int err;
 
@@ -200,11 +198,7 @@ static void refused_until_it_returns(void)
 	assert_int_equal(vbd_strand(&vbd, do_shrink), -EBUSY);
 	assert_non_null(strstr(dev_error(vbd.dev, text, sizeof(text)), "a driver call does not return"));
 	make_file(release);
-	do {
-		assert_true(guest_now_ms() < end);
-		usleep(1000);
-		err = vbd_strand(&vbd, do_check);
-	} while (err == -EBUSY);
+	wait_true((err = vbd_strand(&vbd, do_check)) != -EBUSY, VBD_WAIT_MS);
 	/* What this driver says. */
 	assert_int_equal(err, -EOPNOTSUPP);
 	assert_int_equal(vbd_strand(&vbd, do_shrink), -EPERM);
@@ -218,8 +212,7 @@ static void hanging_client_is_beside_no_check(void **state)
 	client_comes();
 	make_file(when);
 	client_asks();
-	wait_running(0, 1);
-	unlink(when);
+	wait_hanging(0, 1);
 	assert_int_equal(vbd_strand(&vbd, do_unexport), -ETIMEDOUT);
 	assert_int_equal(vbd_do(&vbd, BLKIF_OP_READ, 0, &gref, 1), 0);
 	refused_until_it_returns();
@@ -234,8 +227,7 @@ static void hanging_guest_is_beside_no_check(void **state)
 	assert_int_equal(vbd_connect(&vbd, 0, true), 0);
 	make_file(when);
 	guest_asks();
-	wait_running(1, 0);
-	unlink(when);
+	wait_hanging(1, 0);
 	assert_int_equal(vbd_strand(&vbd, vbd_do_disconnect), -ETIMEDOUT);
 	client_asks();
 	client_gets();
@@ -258,14 +250,9 @@ static void nobody_gets_anything(void)
 
 static void wait_clients(unsigned clients)
 {
-	long long end = guest_now_ms() + VBD_WAIT_MS;
 	struct dev_view view;
 
-	do {
-		assert_true(guest_now_ms() < end);
-		usleep(1000);
-		dev_look(vbd.dev, &view);
-	} while (view.nbd.clients != clients);
+	wait_true((dev_look(vbd.dev, &view), view.nbd.clients == clients), VBD_WAIT_MS);
 }
 
 static void a_pause_is_ended_by_its_operator_alone(void **state)
