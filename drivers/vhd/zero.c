@@ -93,23 +93,32 @@ static bool stored_here(struct vhd *v, uint64_t offset)
 	return used;
 }
 
+/* With a claim on the block, so that the disk does not get longer meanwhile: a part that reached its end would be a whole
+ * block no more. An image that is open alone forgets whole blocks: what is below them is seen again. */
+static bool may_go(struct vhd *v, uint64_t offset, uint64_t length)
+{
+	return is_whole(v, offset, length) && (alone(v) || nothing_below(v, offset, length));
+}
+
 static int discard_in_block(struct vhd *v, uint64_t offset, uint64_t length)
 {
+	bool freed = false;
 	struct claim claim;
-	int r;
+	int r = 0;
 
 	if (!stored_here(v, offset))
 		return 0;
-	/* An image that is open alone forgets whole blocks: what is below them is seen again. */
-	if (!is_whole(v, offset, length) || !(alone(v) || nothing_below(v, offset, length))) {
-		r = v->block_device ? 0 : punch_stored(v, offset, length);
-		/* There are no holes here: nothing is given back. It is a hint. */
-		return r == -EOPNOTSUPP ? 0 : r;
+	if (is_aligned(offset, v->block)) {
+		claims_take(&v->claims, &claim, offset, offset + v->block);
+		freed = may_go(v, offset, length);
+		if (freed)
+			r = free_block(v, block_of(v, offset));
+		claims_give(&v->claims, &claim);
 	}
-	claims_take(&v->claims, &claim, offset, offset + v->block);
-	r = free_block(v, block_of(v, offset));
-	claims_give(&v->claims, &claim);
-	return r;
+	if (!freed)
+		r = v->block_device ? 0 : punch_stored(v, offset, length);
+	/* There are no holes here: nothing is given back. It is a hint. */
+	return !freed && r == -EOPNOTSUPP ? 0 : r;
 }
 
 int vhd_discard(void *handle, uint64_t offset, uint64_t length)

@@ -18,6 +18,9 @@
  *		calls OFFSET LENGTH        how many system calls reading takes: mapped, and by the driver
  *		check no|leaks|errors      what the driver finds, and the numbers; repairs by the word
  *		failflush                  from now on every fdatasync fails
+ *		overtaken SIZE OFFSET LENGTH BYTE
+ *		                           a resize to SIZE overtakes a discard; BYTE is written behind that at once, and
+ *		                           must stay there when the discard is over
  *		hold                       say "held" and wait for the end of stdin
  *		-CMD...                    the command must fail; prints the error
  *
@@ -343,6 +346,87 @@ static int do_failflush(void)
 	return 0;
 }
 
+/* A discard that begins while a resize flushes, and whose own flushes wait until it was overtaken. */
+static struct {
+	struct image *image;
+	uint64_t offset, length;
+	int (*fdatasync)(int fd);
+	pthread_t resizer, discarder;
+	bool begun; /* resizer, and who waits for it */
+	atomic_int tid;
+	atomic_bool overtaken;
+	int r;
+} late;
+
+#define LOOKS 2000 /* of a millisecond each */
+
+static void look_again(void)
+{
+	usleep(1000);
+}
+
+/* Does it wait for something? */
+static bool sleeps(int tid)
+{
+	char path[64], state = 0;
+	FILE *stat;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", tid);
+	stat = fopen(path, "r");
+	if (!stat)
+		return true; /* it is over */
+	if (fscanf(stat, "%*d (%*[^)]) %c", &state) != 1)
+		state = 0;
+	fclose(stat);
+	return state == 'S';
+}
+
+static void *late_discard(void *arg)
+{
+	(void)arg;
+	atomic_store(&late.tid, gettid());
+	late.r = img_discard(late.image, late.offset, late.length);
+	return NULL;
+}
+
+static int late_fdatasync(int fd)
+{
+	if (pthread_equal(pthread_self(), late.resizer) && !late.begun) {
+		late.begun = true;
+		if (pthread_create(&late.discarder, NULL, late_discard, NULL))
+			die("no thread");
+		for (int i = 0; i < LOOKS && !(atomic_load(&late.tid) && sleeps(atomic_load(&late.tid))); i++)
+			look_again();
+	} else if (late.begun && pthread_equal(pthread_self(), late.discarder)) {
+		for (int i = 0; i < LOOKS && !atomic_load(&late.overtaken); i++)
+			look_again();
+	}
+	return late.fdatasync(fd);
+}
+
+static int do_overtaken(struct image *image, uint64_t size, uint64_t offset, uint64_t length, int byte)
+{
+	uint64_t end = offset + length;
+	int r;
+
+	late.image = image;
+	late.offset = offset;
+	late.length = length;
+	late.resizer = pthread_self();
+	late.fdatasync = io_sys.fdatasync;
+	io_sys.fdatasync = late_fdatasync;
+	r = img_resize(image, size);
+	if (!late.begun)
+		die("it has not flushed");
+	if (!r)
+		r = do_write(image, end, size - end, byte);
+	atomic_store(&late.overtaken, true);
+	pthread_join(late.discarder, NULL);
+	io_sys.fdatasync = late.fdatasync;
+	r = r ? r : late.r;
+	return r ? r : do_read(image, end, size - end, byte);
+}
+
 static int do_info(struct image *image)
 {
 	const struct rd_info *info = img_info(image);
@@ -409,6 +493,8 @@ static int run(struct image *image, char ***arg)
 		words = 2;
 	if (!strcmp(name, "race"))
 		words = 4;
+	if (!strcmp(name, "overtaken"))
+		words = 5;
 	for (int i = 1; i < words; i++)
 		if (!a[i])
 			die("%s: too few arguments", name);
@@ -439,6 +525,8 @@ static int run(struct image *image, char ***arg)
 		return do_save(image, a[1]);
 	if (!strcmp(name, "race"))
 		return do_race(image, (unsigned)number(a[1]), number(a[2]), a[3]);
+	if (!strcmp(name, "overtaken"))
+		return do_overtaken(image, number(a[1]), number(a[2]), number(a[3]), (int)number(a[4]));
 	if (!strcmp(name, "calls"))
 		return do_calls(image, number(a[1]), number(a[2]));
 	if (!strcmp(name, "read"))

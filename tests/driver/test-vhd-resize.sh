@@ -26,6 +26,13 @@ same "the batmap is still there" yes "$(fact "vhd:$disk" batmap)"
 "$img" "vhd:$disk" resize $((2040 * 1024 * MiB)) -resize $((2040 * 1024 * MiB + 512)) read 0 $((4 * MiB)) 7 >/dev/null
 checks "$disk"
 
+# A discard of the disk's last part, which is a whole block no more when its turn comes: a batmap that says that the
+# block is full makes it flush before the block would go.
+create "vhd:$tmp/l.vhd" 99M
+"$img" "vhd:$tmp/l.vhd" write $((98 * MiB)) $MiB 9
+"$img" "vhd:$tmp/l.vhd" overtaken $((100 * MiB)) $((98 * MiB)) $MiB 5
+checks "$tmp/l.vhd"
+
 # One without any block: the table grows to where the footer is.
 create "vhd:$tmp/e.vhd" 100M
 "$img" "vhd:$tmp/e.vhd" resize $((5000 * MiB)) read 0 $((100 * MiB)) 0 write $((4999 * MiB)) $MiB 5 flush
