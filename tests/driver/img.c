@@ -18,6 +18,10 @@
  *		calls OFFSET LENGTH        how many system calls reading takes: mapped, and by the driver
  *		check no|leaks|errors      what the driver finds, and the numbers; repairs by the word
  *		failflush                  from now on every fdatasync fails
+ *		failheader COUNT           the next so many writes to the file's first sector fail; the first is done all the same
+ *		pack OFFSET LENGTH BYTE    write compressed
+ *		punchpack OFFSET LENGTH BYTE
+ *		                           the same, in the moment in which the next hole is punched
  *		overtaken SIZE OFFSET LENGTH BYTE
  *		                           a resize to SIZE overtakes a discard; BYTE is written behind that at once, and
  *		                           must stay there when the discard is over
@@ -105,6 +109,19 @@ static int do_write(struct image *image, uint64_t offset, uint64_t length, int b
 		die("out of memory");
 	memset(iov.iov_base, byte, length);
 	r = img_writev(image, &iov, 1, offset);
+	free(iov.iov_base);
+	return r;
+}
+
+static int do_pack(struct image *image, uint64_t offset, uint64_t length, int byte)
+{
+	struct iovec iov = { .iov_base = malloc(length), .iov_len = length };
+	int r;
+
+	if (!iov.iov_base)
+		die("out of memory");
+	memset(iov.iov_base, byte, length);
+	r = img_write_compressed(image, &iov, 1, offset);
 	free(iov.iov_base);
 	return r;
 }
@@ -346,6 +363,65 @@ static int do_failflush(void)
 	return 0;
 }
 
+static struct {
+	ssize_t (*pwritev)(int fd, const struct iovec *iov, int iovcnt, off_t offset);
+	unsigned left;
+	bool begun;
+} header;
+
+static ssize_t failing_pwritev(int fd, const struct iovec *iov, int iovcnt, off_t offset)
+{
+	if (offset || !header.left)
+		return header.pwritev(fd, iov, iovcnt, offset);
+	header.left--;
+	if (!header.begun)
+		header.pwritev(fd, iov, iovcnt, offset);
+	header.begun = true;
+	errno = EIO;
+	return -1;
+}
+
+static int do_failheader(unsigned count)
+{
+	header.left = count;
+	header.begun = false;
+	if (!header.pwritev)
+		header.pwritev = io_sys.pwritev;
+	io_sys.pwritev = failing_pwritev;
+	return 0;
+}
+
+static struct {
+	struct image *image;
+	uint64_t offset, length;
+	int byte;
+	int (*fallocate)(int fd, int mode, off_t offset, off_t length);
+} hole;
+
+static int packing_fallocate(int fd, int mode, off_t offset, off_t length)
+{
+	struct image *image = mode & FALLOC_FL_PUNCH_HOLE ? hole.image : NULL;
+
+	if (image) {
+		hole.image = NULL;
+		if (do_pack(image, hole.offset, hole.length, hole.byte))
+			die("punchpack: it could not be written");
+	}
+	return hole.fallocate(fd, mode, offset, length);
+}
+
+static int do_punchpack(struct image *image, uint64_t offset, uint64_t length, int byte)
+{
+	hole.image = image;
+	hole.offset = offset;
+	hole.length = length;
+	hole.byte = byte;
+	if (!hole.fallocate)
+		hole.fallocate = io_sys.fallocate;
+	io_sys.fallocate = packing_fallocate;
+	return 0;
+}
+
 /* A discard that begins while a resize flushes, and whose own flushes wait until it was overtaken. */
 static struct {
 	struct image *image;
@@ -491,7 +567,9 @@ static int run(struct image *image, char ***arg)
 		words = 4;
 	if (!strcmp(name, "resize") || !strcmp(name, "save") || !strcmp(name, "check"))
 		words = 2;
-	if (!strcmp(name, "race"))
+	if (!strcmp(name, "failheader"))
+		words = 2;
+	if (!strcmp(name, "race") || !strcmp(name, "pack") || !strcmp(name, "punchpack"))
 		words = 4;
 	if (!strcmp(name, "overtaken"))
 		words = 5;
@@ -517,6 +595,12 @@ static int run(struct image *image, char ***arg)
 		return do_map(image, a[1][0] == 'w', number(a[2]), number(a[3]));
 	if (!strcmp(name, "failflush"))
 		return do_failflush();
+	if (!strcmp(name, "failheader"))
+		return do_failheader((unsigned)number(a[1]));
+	if (!strcmp(name, "pack"))
+		return do_pack(image, number(a[1]), number(a[2]), (int)number(a[3]));
+	if (!strcmp(name, "punchpack"))
+		return do_punchpack(image, number(a[1]), number(a[2]), (int)number(a[3]));
 	if (!strcmp(name, "abuse"))
 		return do_abuse(image);
 	if (!strcmp(name, "scan"))

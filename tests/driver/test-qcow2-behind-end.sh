@@ -21,6 +21,17 @@ model_io "write -P 2 11M 64k" "write -P 3 32M 64k" "write -P 4 40M 2M"
 disk_io "read -P 2 11M 64k" "read -P 3 32M 64k" "read -P 4 40M 2M"
 qemu-img check -q "$disk" || fail "$what: not sound"
 
+# Where the file ended before its end was cut is nothing to be found: what is written there would go with the next step
+# of the allocator.
+what="checked while it is open"
+fresh 64M 0 "${create[@]}"
+"$img" "qcow2:$disk" write 0 $((8 * m)) 1
+"$img" "qcow2:$disk" discard $((4 * m)) $((4 * m)) flush check no write $((16 * m)) $((3 * m)) 2 flush \
+	write $((20 * m)) $((4 * m)) 3 read $((16 * m)) $((3 * m)) 2 read $((20 * m)) $((4 * m)) 3 >"$tmp/out" 2>&1 ||
+	fail "$what: $(cat "$tmp/out")"
+disk_io "read -P 1 0 4M" "read -P 2 16M 3M" "read -P 3 20M 4M"
+qemu-img check -q "$disk" || fail "$what: not sound"
+
 what="one table, two entries"
 fresh 1G 0 "${create[@]}"
 disk_io "write -P 1 0 64k"

@@ -59,3 +59,12 @@ for options in version=3 version=2 compression=zstd cluster-size=4K cluster-size
 	qemu-img snapshot -a one a.qcow2
 	right b.raw
 done
+
+# The last piece in a cluster goes: what is compressed in the moment in which that is punched is somewhere else.
+what="written while its neighbour is punched"
+qemu-img create -q -f qcow2 p.qcow2 64M
+"$img" qcow2:p.qcow2 pack 0 65536 1 flush write 0 65536 2 punchpack 65536 65536 3 flush read 0 65536 2 read 65536 65536 3 ||
+	fail "$what"
+qemu-img check -q p.qcow2 || fail "$what: not sound"
+qemu-io -f qcow2 -c "read -P 2 0 64k" -c "read -P 3 64k 64k" p.qcow2 >qemu-io || fail "$what: $(cat qemu-io)"
+! grep -q "Pattern verification failed" qemu-io || fail "$what: $(cat qemu-io)"

@@ -100,3 +100,17 @@ fresh 3M 0 -o cluster_size=512
 ours -resize $((1 << 50)) >"$tmp/refused"
 grep -q "File too large" "$tmp/refused" || fail "$what: $(cat "$tmp/refused")"
 alike "$what"
+
+# The header was written, but that is not known: it is taken back. If it cannot be, nothing is written any more that the
+# next open would not find; what was written before is there.
+for size in $m $((9000 * m)); do
+	what="header in doubt, $size"
+	fresh 4M 0 -o cluster_size=4k
+	ours write 0 4096 1 failheader 1 -resize "$size" write $((3 * m)) 4096 4 >"$tmp/refused"
+	size_is $((4 * m))
+	"$img" "qcow2:$disk" read 0 4096 1 read $((3 * m)) 4096 4 || fail "$what: not there"
+	what="header not restored, $size"
+	fresh 4M 0 -o cluster_size=4k
+	ours write 0 4096 1 failheader 2 -resize "$size" -write $((m / 2)) 4096 4 flush >"$tmp/refused" 2>&1
+	"$img" -r "qcow2:$disk" read 0 4096 1 read $((m / 2)) 4096 0 >"$tmp/refused" 2>&1 || fail "$what: $(cat "$tmp/refused")"
+done
