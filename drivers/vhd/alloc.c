@@ -230,7 +230,7 @@ void alloc_released(void *ctx, uint64_t offset, uint64_t length)
 	bool clean;
 
 	if (offset == DRAIN_MARK) {
-		atomic_store(&v->drained, true);
+		atomic_store(&v->drained, length);
 		return;
 	}
 	clean = v->host->file_punch(v->file, offset, length) == 0 && !v->block_device;

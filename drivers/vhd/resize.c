@@ -34,15 +34,16 @@ static int drain(struct vhd *v)
 {
 	const struct timespec pause = { .tv_nsec = 1000000 };
 	int r = meta_begin(v->meta, 0);
+	uint64_t mark;
 
 	if (r)
 		return r;
-	atomic_store(&v->drained, false);
-	meta_defer(v->meta, DRAIN_MARK, 1);
+	mark = atomic_fetch_add(&v->marks, 1) + 1;
+	meta_defer(v->meta, DRAIN_MARK, mark);
 	meta_end(v->meta);
 	for (int i = 0; i < DRAIN_MS; i++) {
 		r = meta_checkpoint(v->meta);
-		if (r || atomic_load(&v->drained))
+		if (r || atomic_load(&v->drained) >= mark)
 			return r;
 		nanosleep(&pause, NULL);
 	}

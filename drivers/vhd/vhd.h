@@ -136,7 +136,7 @@ struct vhd {
 	bool changed;    /* blocks were allocated or freed */
 
 	/* atomic */
-	_Atomic bool drained; /* resize.c */
+	_Atomic uint64_t marks, drained; /* resize.c: DRAIN_MARKs that were made, the last that was released */
 	uint8_t *full; /* a bit for each block whose bitmap is known to be all ones */
 	struct {
 		_Atomic uint64_t allocated, freed, in_clear, punched;
@@ -237,7 +237,8 @@ void alloc_free(struct vhd *v);
 /* May block; not under the lock. Nothing durable points to it yet. -ENOSPC. */
 int alloc_take(struct vhd *v, struct slot *slot);
 void alloc_give(struct vhd *v, uint64_t offset, bool clean);
-/* meta_config.released. A range that begins at DRAIN_MARK is none: it says that all before it were released. */
+/* meta_config.released. A range that begins at DRAIN_MARK is none: it says that all before it were released. Its length
+ * is its number, by which one that somebody has given up to wait for is not taken for another. */
 #define DRAIN_MARK UINT64_MAX
 void alloc_released(void *ctx, uint64_t offset, uint64_t length);
 /* Slots below this offset are not used any more (the BAT grows into them), and the footer is not below it. */

@@ -19,6 +19,8 @@
  *		check no|leaks|errors      what the driver finds, and the numbers; repairs by the word
  *		failflush                  from now on every fdatasync fails
  *		failheader COUNT           the next so many writes to the file's first sector fail; the first is done all the same
+ *		redrain SIZE BYTE          a resize to SIZE fails while it waits for what is on its way; it is tried again while
+ *		                           a write of BYTE to offset 0 is, which must get there
  *		pack OFFSET LENGTH BYTE    write compressed
  *		punchpack OFFSET LENGTH BYTE
  *		                           the same, in the moment in which the next hole is punched
@@ -503,6 +505,76 @@ static int do_overtaken(struct image *image, uint64_t size, uint64_t offset, uin
 	return r ? r : do_read(image, end, size - end, byte);
 }
 
+static ssize_t no_pwritev(int fd, const struct iovec *iov, int iovcnt, off_t offset)
+{
+	(void)fd, (void)iov, (void)iovcnt, (void)offset;
+	errno = EIO;
+	return -1;
+}
+
+static struct {
+	struct image *image;
+	uint64_t size;
+	atomic_bool done;
+	int r;
+} resizer;
+
+static void *resize_in_thread(void *arg)
+{
+	(void)arg;
+	resizer.r = img_resize(resizer.image, resizer.size);
+	atomic_store(&resizer.done, true);
+	return NULL;
+}
+
+/* A sector that is written in place, by a token. */
+static uint64_t start_write(struct image *image, struct rd_extent *extent)
+{
+	char data[512];
+	struct iovec iov = { data, sizeof(data) };
+	uint64_t token;
+
+	/* then its tables are in memory */
+	if (img_readv(image, &iov, 1, 0) || img_map(image, 0, 512, true, extent, 1, &token) != 1 || extent->kind != RD_EXTENT_DATA)
+		die("the first sector cannot be written in place");
+	return token;
+}
+
+#define DRAIN_LOOKS 300 /* of a millisecond: it waits as long as the write is on its way */
+
+static int do_redrain(struct image *image, uint64_t size, int byte)
+{
+	ssize_t (*pwritev)(int, const struct iovec *, int, off_t) = io_sys.pwritev;
+	char data[512] __attribute__((aligned(512)));
+	struct iovec iov = { data, sizeof(data) };
+	struct rd_extent first, second;
+	uint64_t a, b;
+	pthread_t thread;
+	int r;
+
+	memset(data, byte, sizeof(data));
+	io_sys.pwritev = no_pwritev;
+	if (!img_resize(image, size))
+		die("it was resized");
+	io_sys.pwritev = pwritev;
+	/* What the first one has waited for is over when the second one begins. */
+	a = start_write(image, &first);
+	r = img_flush(image);
+	b = start_write(image, &second);
+	img_unmap(image, a);
+	resizer.image = image;
+	resizer.size = size;
+	if (r || pthread_create(&thread, NULL, resize_in_thread, NULL))
+		die("no flush, or no thread");
+	for (int i = 0; i < DRAIN_LOOKS && !atomic_load(&resizer.done); i++)
+		look_again();
+	r = io_writev(second.file, &iov, 1, second.file_offset);
+	img_unmap(image, b);
+	pthread_join(thread, NULL);
+	r = r ? r : resizer.r;
+	return r ? r : do_read(image, 0, sizeof(data), byte);
+}
+
 static int do_info(struct image *image)
 {
 	const struct rd_info *info = img_info(image);
@@ -573,6 +645,8 @@ static int run(struct image *image, char ***arg)
 		words = 4;
 	if (!strcmp(name, "overtaken"))
 		words = 5;
+	if (!strcmp(name, "redrain"))
+		words = 3;
 	for (int i = 1; i < words; i++)
 		if (!a[i])
 			die("%s: too few arguments", name);
@@ -611,6 +685,8 @@ static int run(struct image *image, char ***arg)
 		return do_race(image, (unsigned)number(a[1]), number(a[2]), a[3]);
 	if (!strcmp(name, "overtaken"))
 		return do_overtaken(image, number(a[1]), number(a[2]), number(a[3]), (int)number(a[4]));
+	if (!strcmp(name, "redrain"))
+		return do_redrain(image, number(a[1]), (int)number(a[2]));
 	if (!strcmp(name, "calls"))
 		return do_calls(image, number(a[1]), number(a[2]));
 	if (!strcmp(name, "read"))

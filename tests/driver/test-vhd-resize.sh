@@ -51,6 +51,13 @@ qio "$tmp/q.vhd" "write -P 1 0 64M"
 "$img" "vhd:$tmp/q.vhd" resize $((10000 * MiB)) read 0 $((64 * MiB)) 1 write $((9999 * MiB)) $MiB 2 flush
 checks "$tmp/q.vhd"
 qio "$tmp/q.vhd" "read -P 1 0 64M" "read -P 2 9999M 1M"
+# A resize that failed while it waited for what was on its way to a block: the next one waits for what is now.
+qemu-img create -q -f vpc -o subformat=dynamic,force_size "$tmp/d.vhd" 64M
+qio "$tmp/d.vhd" "write -P 1 0 4M"
+"$img" "vhd:$tmp/d.vhd" write $((50 * MiB)) 4096 2 flush write $((40 * MiB)) 4096 2 redrain $((10000 * MiB)) 7 \
+	read 512 $((4 * MiB - 512)) 1 read $((40 * MiB)) 4096 2
+checks "$tmp/d.vhd"
+
 # One by geometry does not say it that way any more.
 qemu-img create -q -f vpc -o subformat=dynamic "$tmp/chs.vhd" 64M
 "$img" "vhd:$tmp/chs.vhd" resize $((77 * MiB)) info | grep -q "^size $((77 * MiB)) " || fail "by geometry"
