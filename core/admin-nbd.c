@@ -119,5 +119,12 @@ void admin_verb_export(struct admin_request *req)
 
 void admin_verb_unexport(struct admin_request *req)
 {
-	admin_on_strand(req, unexport_job);
+	struct device *dev = admin_find_disk(req);
+
+	if (!dev)
+		return;
+	/* Its image may still be being opened; that of a guest's disk is not ours to give up. */
+	if (is_export(dev))
+		dev_hurry(dev, true);
+	admin_submit(req, dev, unexport_job);
 }

@@ -1,8 +1,8 @@
 /*
  * device-call.c - devices: driver calls that may hang, and the checks
  *
- * A flush, a resize and the look at the image's size while it is in use run on a thread ("rd-call"), one at a
- * time for a device.  The strand waits CALL_MS for it, or HURRY_MS when the disk is to connect or to go; then it
+ * A flush, a resize and the look at the image's size while it is in use are errands ("rd-call"), one at a
+ * time for a device.  The strand waits CALL_MS for it, or less when the disk is to connect or to go (dev_hurry); then it
  * leaves the call alone, and everything else of the disk goes on but what would have to wait for it.  It holds
  * the image open; what it has done is taken note of when it returns.
  *
@@ -20,14 +20,12 @@
 #include "base/bytes.h"
 #include "base/clock.h"
 #include "events.h"
-#include "thread.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define CALL_MS  30000 /* the operator waits so long for a call */
-#define HURRY_MS 1000u /* when others want the strand */
 #define BUSY_PART 15u  /* of that, for the call before the next */
 
 static bool size_differs(struct device *dev, struct connection *c)
@@ -50,7 +48,7 @@ static void take_size(struct device *dev, struct connection *c)
 		devtab_env->notify(dev, DEV_EV_RESIZED, devtab_env->notify_arg);
 }
 
-static unsigned call_ms(void)
+unsigned dev_call_ms(void)
 {
 	return devtab_env->call_ms ? devtab_env->call_ms : CALL_MS;
 }
@@ -140,7 +138,7 @@ static void reap_call(struct device *dev, struct connection *c)
 		c = dev->conn ? dev->conn : dev->nbd;
 	lock_acquire(&dev->lock);
 	owner = c && c->shared == call->shared;
-	if (call->done)
+	if (call->errand.done)
 		dev->call = NULL;
 	lock_release(&dev->lock);
 	if (dev->call)
@@ -164,7 +162,7 @@ static void reap_call(struct device *dev, struct connection *c)
 bool dev_call_await(struct device *dev, struct connection *c, long long deadline)
 {
 	lock_acquire(&dev->lock);
-	while (dev->call && !dev->call->done)
+	while (dev->call && !dev->call->errand.done)
 		if (lock_wait_until(&dev->called, &dev->lock, deadline))
 			break;
 	lock_release(&dev->lock);
@@ -177,7 +175,7 @@ int dev_call_check(struct device *dev)
 {
 	unsigned part = dev->call && dev->call->what == CALL_SETTLE ? 1 : BUSY_PART;
 
-	if (dev_call_await(dev, NULL, monotonic_ms() + call_ms() / part))
+	if (dev_call_await(dev, NULL, monotonic_ms() + dev_call_ms() / part))
 		return 0;
 	dev_set_error(dev, "busy: a %s has not returned yet%s", call_text(dev->call->what),
 		      dev->call->held ? ", and requests wait for it" : "");
@@ -193,7 +191,7 @@ static void reap_job(struct device *dev, void *arg)
 /* Nobody else has the image any more. */
 static void close_left(struct call *call)
 {
-	struct device *dev = call->dev;
+	struct device *dev = call->errand.dev;
 	struct image *image = call->shared->image;
 	int err = 0;
 
@@ -206,14 +204,21 @@ static void close_left(struct call *call)
 		log_warn(LOG_DEVICE, "the image is closed now");
 	lock_acquire(&dev->lock);
 	dev->closing--;
-	pthread_cond_broadcast(&dev->closed);
+	pthread_cond_broadcast(&dev->called);
 	lock_release(&dev->lock);
 }
 
-/* The strand has left it: tell it, and clean up. */
-static void end_left(struct call *call)
+static void call_free(struct call *call)
 {
-	struct device *dev = call->dev;
+	dev_put(call->errand.dev);
+	free(call);
+}
+
+/* The strand has left it: tell it, and clean up. */
+static void end_left(struct errand *errand)
+{
+	struct call *call = container_of(errand, struct call, errand);
+	struct device *dev = errand->dev;
 
 	if (dev_submit(dev, reap_job, NULL))
 		return; /* no memory: it is found by who asks next, and leaks */
@@ -223,88 +228,58 @@ static void end_left(struct call *call)
 	lock_release(&dev->lock);
 	if (call->shared)
 		close_left(call);
-	free(call);
-	dev_put(dev);
+	call_free(call);
 }
 
 /* "rd-call" */
-static void *call_main(void *arg)
+static void run_errand(struct errand *errand)
 {
-	struct call *call = arg;
-	struct device *dev = call->dev;
-	int result;
-	bool left;
+	struct call *call = container_of(errand, struct call, errand);
 
-	log_set_prefix(dev->name);
 	log_set_driver(img_driver_name(call->shared->image));
-	result = do_call(call, call->shared->image);
-	lock_acquire(&dev->lock);
-	call->result = result;
-	call->done = true;
-	left = call->left;
-	pthread_cond_broadcast(&dev->called);
-	lock_release(&dev->lock);
-	if (left)
-		end_left(call);
-	return NULL;
+	call->result = do_call(call, call->shared->image);
 }
 
-/* False: it has not returned in time, and was left. */
-static bool wait_for_call(struct call *call, unsigned ms, bool held)
+static void leave_locked(struct errand *errand)
 {
-	struct device *dev = call->dev;
-	long long begin = monotonic_ms();
-
-	LOCK_SCOPE(&dev->lock);
-	while (!call->done) {
-		long long until = begin + (dev->wanted ? MIN(ms, HURRY_MS) : ms);
-
-		if (monotonic_ms() >= until)
-			break;
-		lock_wait_until(&dev->called, &dev->lock, until);
-	}
-	if (call->done)
-		return true;
-	call->left = true;
-	call->held = held;
-	dev->call = call;
-	return false;
+	errand->dev->call = container_of(errand, struct call, errand);
 }
 
-static struct call *call_new(struct device *dev, struct shared *shared, enum call_what what, uint64_t size)
+static struct call *call_new(struct device *dev, struct shared *shared, enum call_what what, uint64_t size, bool held)
 {
 	struct call *call = calloc(1, sizeof *call);
 
 	if (!call)
 		return NULL;
 	atomic_fetch_add(&shared->refs, 1);
-	*call = (struct call){.dev = dev_ref(dev), .what = what, .size = size, .shared = shared};
+	*call = (struct call){
+		.errand = {.dev = dev_ref(dev), .run = run_errand, .left_locked = leave_locked, .late = end_left},
+		.what = what,
+		.size = size,
+		.held = held,
+		.shared = shared,
+	};
 	return call;
 }
 
-/* Wait so long for it; a flush that fails is latched.  -ETIMEDOUT: it was left, and dev->call is set. */
+/* Wait so long for it; a flush that fails is latched.  -ETIMEDOUT and dev->call is set: it was left. */
 static int start_call(struct device *dev, struct shared *shared, enum call_what what, uint64_t size, unsigned ms,
 		      bool held)
 {
-	struct call *call = call_new(dev, shared, what, size);
-	pthread_t thread;
-	int result = call ? thread_start(&thread, "rd-call", call_main, call) : -ENOMEM;
+	struct call *call = call_new(dev, shared, what, size, held);
+	int result = call ? dev_errand(&call->errand, "rd-call", monotonic_ms() + ms, UNTIL_WANTED) : -ENOMEM;
 
-	if (!result && !wait_for_call(call, ms, held)) {
-		pthread_detach(thread);
-		return -ETIMEDOUT;
-	}
+	if (result == -ETIMEDOUT)
+		return result;
 	if (!result) {
-		pthread_join(thread, NULL);
 		result = call->result;
 		if (is_flush(what) && result)
 			latch_flush(dev, result);
 	}
-	if (call)
+	if (call) {
 		dev_shared_put(call->shared);
-	if (call)
-		dev_put(dev);
-	free(call);
+		call_free(call);
+	}
 	return result;
 }
 
@@ -312,7 +287,7 @@ static int start_call(struct device *dev, struct shared *shared, enum call_what 
  * returned.  Nothing else can be done meanwhile: dev_call_check() comes first. */
 static int run_call(struct device *dev, struct shared *shared, enum call_what what, uint64_t size, bool held)
 {
-	int result = start_call(dev, shared, what, size, call_ms(), held);
+	int result = start_call(dev, shared, what, size, dev_call_ms(), held);
 
 	if (!dev->call)
 		return result;

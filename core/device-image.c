@@ -2,20 +2,19 @@
  * device-image.c - devices: the open image
  *
  * A disk has one open image, counted by who uses it (struct shared): its guest's connection, its NBD clients', and a
- * call that runs on a thread.  The first one opens it (dev_shared_get), the last one closes it.  Before that is
- * made durable what was written (dev_image_close).
+ * call that runs on a thread.  The first one opens it (dev_shared_get; device-open.c), the last one closes it.  Before
+ * that is made durable what was written (dev_image_close).
  *
  * What can go wrong: it cannot be opened (the reason is kept for `ringdisk list` and the store), and the flush or
- * the closing at the end does not return.  These are driver calls, and have a thread ("rd-close"), for which the
+ * the closing at the end does not return.  These are driver calls, and an errand ("rd-close"), for which the
  * strand waits until its deadline; then that thread goes on alone, the image stays open and locked as long as the
  * call does, and the next connect waits CLOSE_MS for it.
  *
- * All of it runs on the strand, but flush_and_close, and the last dev_shared_put of whoever it is.
+ * All of it runs on the strand, but flush_and_close, closed_late, and the last dev_shared_put of whoever it is.
  */
 #include "device-int.h"
 
 #include "base/clock.h"
-#include "thread.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -26,35 +25,6 @@
 #include <xen/io/blkif.h>
 
 #define CLOSE_MS 60000 /* a connect waits so long for the flush of the connection before it */
-
-static uint32_t open_flags(const struct device *dev, const struct settings *settings)
-{
-	uint32_t flags = dev->writable ? RD_OPEN_WRITE : 0;
-
-	if (settings->value[SET_CACHE] == CACHE_NONE)
-		flags |= RD_OPEN_DIRECT;
-	if (settings->value[SET_CACHE] == CACHE_UNSAFE)
-		flags |= RD_OPEN_UNSAFE;
-	return flags;
-}
-
-int dev_image_open(struct device *dev, const struct params *params,
-		   const struct settings *settings, uint32_t more, struct image **image)
-{
-	char reason[400] = "";
-	uint64_t dropped;
-	int err;
-
-	if (!params->driver)
-		return -EINVAL; /* dev->error has had the reason since the string was parsed */
-	/* What drivers and files say of a failure is limited with it. */
-	log_mute(!log_limit_pass(&dev->opens, &dropped));
-	err = img_open(dev->name, params, open_flags(dev, settings) | more, image, reason,
-		       sizeof reason);
-	log_mute(false);
-	dev_set_error(dev, "%s", err ? reason : "");
-	return err;
-}
 
 void dev_shared_put(struct shared *shared)
 {
@@ -166,48 +136,39 @@ void dev_image_flush(struct connection *c)
 }
 
 /* "rd-close": the end of a connection whose memory the guest has back already. */
-static void *flush_and_close(void *arg)
+static void flush_and_close(struct errand *errand)
 {
-	struct connection *c = arg;
-	struct device *dev = c->dev;
-	bool abandoned;
+	struct connection *c = container_of(errand, struct connection, closing);
 
 	dev_name_thread(c);
 	dev_image_flush(c);
 	dev_shared_put(c->shared);
 	c->shared = NULL;
-	lock_acquire(&dev->lock);
-	c->closed = true;
-	abandoned = c->abandoned;
-	dev->closing -= abandoned;
-	pthread_cond_broadcast(&dev->closed);
-	lock_release(&dev->lock);
-	if (abandoned) {
-		log_warn(LOG_DEVICE, "the image is closed now");
-		dev_connection_free(c);
-	}
-	return NULL;
 }
 
-/* False: the image was not closed in time. */
-static bool wait_closed(struct connection *c, long long deadline)
+static void count_locked(struct errand *errand)
 {
-	struct device *dev = c->dev;
+	errand->dev->closing++;
+}
 
-	LOCK_SCOPE(&dev->lock);
-	while (!c->closed)
-		if (lock_wait_until(&dev->closed, &dev->lock, deadline))
-			break;
-	c->abandoned = !c->closed;
-	dev->closing += c->abandoned;
-	return c->closed;
+/* "rd-close", when the strand has not waited for it. */
+static void closed_late(struct errand *errand)
+{
+	struct device *dev = errand->dev;
+
+	lock_acquire(&dev->lock);
+	dev->closing--;
+	pthread_cond_broadcast(&dev->called);
+	lock_release(&dev->lock);
+	log_warn(LOG_DEVICE, "the image is closed now");
+	dev_connection_free(container_of(errand, struct connection, closing));
 }
 
 /* Flush and close without waiting for ever: these are driver calls, too.  Takes c. */
 int dev_image_close(struct connection *c, long long deadline)
 {
 	struct device *dev = c->dev;
-	pthread_t thread;
+	int err;
 
 	if (!dev_call_await(dev, c, deadline) && dev->call->shared == c->shared) {
 		lock_acquire(&dev->lock);
@@ -218,17 +179,19 @@ int dev_image_close(struct connection *c, long long deadline)
 		dev_set_error(dev, "a driver call does not return; the image is still in use");
 		return -ETIMEDOUT;
 	}
-	if (thread_start(&thread, "rd-close", flush_and_close, c)) {
-		dev_image_flush(c);
+	c->closing = (struct errand){
+		.dev = dev,
+		.run = flush_and_close,
+		.left_locked = count_locked,
+		.late = closed_late,
+	};
+	err = dev_errand(&c->closing, "rd-close", deadline, UNTIL_DEADLINE);
+	if (err != -ETIMEDOUT) {
+		if (err)
+			dev_image_flush(c);
 		dev_connection_free(c);
 		return 0;
 	}
-	if (wait_closed(c, deadline)) {
-		pthread_join(thread, NULL);
-		dev_connection_free(c);
-		return 0;
-	}
-	pthread_detach(thread);
 	log_err(LOG_DEVICE, "the image is not flushed and closed yet; it stays locked until it is");
 	dev_set_error(dev, "the image is not flushed and closed yet");
 	return -ETIMEDOUT;
@@ -237,10 +200,5 @@ int dev_image_close(struct connection *c, long long deadline)
 /* A guest that comes back at once (kexec, a boot loader) finds the image free again, if it ever is. */
 void dev_image_wait_closed(struct device *dev)
 {
-	long long deadline = monotonic_ms() + CLOSE_MS;
-
-	LOCK_SCOPE(&dev->lock);
-	while (dev->closing)
-		if (lock_wait_until(&dev->closed, &dev->lock, deadline))
-			return;
+	dev_wait_none(dev, &dev->closing, CLOSE_MS);
 }

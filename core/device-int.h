@@ -2,7 +2,9 @@
  * device-int.h - what the files of a device share; what the rest of the daemon sees is in device.h
  *
  *   device.c          the table, life, the strand, errors, settings, looking at it
- *   device-image.c    the open image: opening, who shares it, its last flush and its closing
+ *   device-errand.c   driver calls that may hang: a thread, for which the strand waits, or not any more
+ *   device-open.c     opening an image
+ *   device-image.c    the open image: who shares it, its last flush and its closing
  *   device-connect.c  the guest: rings, poller, connecting and disconnecting, a call that hangs then
  *   device-pause.c    holding requests and going on
  *   device-swap.c     another image, a snapshot, other options of opening while the guest runs
@@ -14,7 +16,7 @@
  *
  * Who may touch what.  Almost all of this runs on the device's strand, one after the other, and what only the
  * strand changes it reads without a lock.  It changes under the device lock what others look at (dev_look,
- * dev_counters, events of the poller).  Other threads are guests: rd-call, rd-close and rd-stuck own
+ * dev_counters, events of the poller).  Other threads are guests: rd-open, rd-call, rd-close and rd-stuck own
  * what they were handed over, and tell the strand under the lock; the poller and the workers call the
  * device's event function; anybody looks and sets.  Nothing is called into a driver, Xen or the store with the
  * lock held.
@@ -60,6 +62,29 @@ struct shared {
 	struct image *image;
 };
 
+/* A driver call on a thread of its own, for which the strand waits: a part of what it works on. */
+struct errand {
+	/* set before start */
+	struct device *dev; /* the owner's reference */
+	/* [thread] The call. */
+	void (*run)(struct errand *errand);
+	/* [strand] It takes long.  NULL: nobody needs to know. */
+	void (*slow)(struct errand *errand);
+	/* [strand, device lock] The strand goes on without it: from here on it is the thread's. */
+	void (*left_locked)(struct errand *errand);
+	/* [thread] It was left, and has returned: clean up, and free. */
+	void (*late)(struct errand *errand);
+	/* device lock */
+	bool done, left;
+};
+
+/* For whom the strand leaves an errand before its deadline. */
+enum patience {
+	UNTIL_WANTED,   /* anybody in a hurry */
+	UNTIL_END,      /* who wants the end of the disk */
+	UNTIL_DEADLINE, /* nobody */
+};
+
 enum call_what {
 	CALL_FLUSH,
 	CALL_RESIZE,
@@ -68,19 +93,18 @@ enum call_what {
 	CALL_SETTLE,  /* a flush that nobody waits for */
 };
 
-/* A driver call of the strand's, on a thread of its own. */
+/* A driver call of the strand's on the image in use. */
 struct call {
+	struct errand errand; /* with a reference to the device */
 	/* set before start */
-	struct device *dev; /* a reference */
 	enum call_what what;
 	uint64_t size;
+	bool held; /* requests wait until it returns, also when it was left */
+	/* the thread's until it is done */
+	int result;
 	/* device lock */
 	struct shared *shared; /* a reference; NULL: put already */
-	int result;
-	bool done;       /* it has returned */
-	bool left;       /* the strand waits no more: the thread frees */
-	bool reaped;     /* the strand knows the result */
-	bool held;       /* left, and requests wait until it returns */
+	bool reaped;     /* left, and the strand knows the result */
 	bool last_flush; /* left, and who had the image has gone: flush it */
 };
 
@@ -98,9 +122,7 @@ struct connection {
 	struct settings settings; /* as it was made with; the cache is the image's */
 	unsigned nrings, pages; /* pages of each ring */
 	struct poller_ring_config ring[DEV_MAX_QUEUES];
-	/* device lock */
-	bool closed;    /* rd-close is done */
-	bool abandoned; /* the strand waits no more: rd-close frees */
+	struct errand closing; /* rd-close */
 };
 
 struct device {
@@ -128,11 +150,10 @@ struct device {
 	struct connection *conn;
 	struct connection *nbd;    /* while NBD clients use the image */
 	struct nbd_export *export; /* clients may come */
-	unsigned closing;         /* images that are still being closed, without the strand; changed by those threads */
-	pthread_cond_t closed;
+	unsigned closing, openings; /* of images, that were left; changed by those threads */
 	struct call *call;        /* has been left, and was not reaped yet */
-	pthread_cond_t called;
-	unsigned wanted;          /* by so many who are in a hurry: changed by anyone, dev_hurry */
+	unsigned wanted, ending;  /* by so many who are in a hurry, of them for its end: changed by anyone, dev_hurry */
+	pthread_cond_t called;    /* one of these has changed, or an errand is done */
 	struct settings settings; /* changed by anyone: dev_set */
 	struct params parsed;
 	struct dev_geometry geometry;
@@ -168,11 +189,27 @@ void dev_name_thread(const struct connection *c);
  * connected when it is not paused.  NULL: it is another state, or nobody uses the image. */
 struct connection *dev_connection_in(struct device *dev, enum dev_state a, enum dev_state b);
 
-/* --- device-image.c: strand */
+/* --- device-errand.c: strand */
+/* Run it on a thread with that name, and wait until the deadline (monotonic ms) or for as long as patience has it.  0: it
+ * is done, and the caller's again.  -ETIMEDOUT: it was left, and is the thread's.  -errno: there is no thread, nothing
+ * has run. */
+int dev_errand(struct errand *errand, const char *name, long long deadline, enum patience patience);
+/* Until one of the counts under the device lock is 0.  False: it is not in so many ms, or the disk is to end. */
+bool dev_wait_none(struct device *dev, const unsigned *count, long long ms);
+
+/* --- device-open.c: strand */
 /* Open params as the settings say, with more flags of RD_OPEN_*.  The reason of a failure is in dev->error, which is
- * empty otherwise.  The image is the caller's, for img_close. */
+ * empty otherwise.  The image is the caller's, for img_close.  -ETIMEDOUT: the disk is to end, and the opening was left.
+ * -EBUSY: one that was left has not returned, and this one was not begun. */
 int dev_image_open(struct device *dev, const struct params *params, const struct settings *settings,
 		   uint32_t more, struct image **image);
+/* The same beside one that was left, for the image that was closed a moment ago. */
+int dev_image_open_again(struct device *dev, const struct params *params, const struct settings *settings,
+			 uint32_t more, struct image **image);
+/* 0, or -EBUSY as dev_image_open, after so many ms. */
+int dev_image_open_check(struct device *dev, long long ms);
+
+/* --- device-image.c: strand */
 /* The disk's open image with a reference, for dev_shared_put: the one that is there, or opened now. */
 int dev_shared_get(struct device *dev, const struct settings *settings, struct shared **out);
 /* [any] The last one closes the image, on this thread.  Accepts NULL. */
@@ -219,6 +256,8 @@ int dev_swap_image(struct device *dev, struct connection *c, const char *string,
 void dev_swap_tell(struct device *dev, uint64_t sectors);
 
 /* --- device-call.c: strand */
+/* How long the operator waits for a call. */
+unsigned dev_call_ms(void);
 /* 0: no such call runs.  -EBUSY and dev->error: one has not returned yet; for what cannot be done beside it. */
 int dev_call_check(struct device *dev);
 /* False: the call that was left has not returned at the deadline.  c: a connection that is being closed, or NULL. */

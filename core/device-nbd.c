@@ -282,7 +282,7 @@ static void submit_end(struct device *dev, void *arg)
 	(void)arg;
 	if (dev->domid != DEV_NBD_DOMID)
 		return;
-	dev_hurry(dev, true); /* and for ever */
+	dev_hurry(dev, true);
 	dev_submit(dev, end_exported, NULL);
 }
 

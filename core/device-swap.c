@@ -104,7 +104,7 @@ static int reopen_old(struct device *dev, struct connection *c)
 	int err;
 
 	dev_error(dev, why, sizeof why);
-	err = dev_image_open(dev, &dev->parsed, &settings, 0, &image);
+	err = dev_image_open_again(dev, &dev->parsed, &settings, 0, &image);
 	set_image(c, err ? NULL : image);
 	note_cache(dev, &settings);
 	if (err) {
@@ -187,8 +187,10 @@ int dev_swap_image(struct device *dev, struct connection *c, const char *string,
 	struct new_settings new;
 	struct params parsed;
 	char *copy;
-	int err = take_new_params(dev, string, &parsed, &new, &copy);
+	int err = dev_image_open_check(dev, 0);
 
+	if (!err)
+		err = take_new_params(dev, string, &parsed, &new, &copy);
 	if (err)
 		return err;
 	close_old(c);
@@ -360,8 +362,12 @@ static int reopen(struct device *dev, struct connection *c, const struct setting
 {
 	struct settings settings = dev_settings_now(dev);
 	struct image *image = NULL;
-	int err;
+	int err = dev_image_open_check(dev, 0);
 
+	if (err) {
+		put_cache(dev, before);
+		return err;
+	}
 	close_old(c);
 	err = dev_image_open(dev, &dev->parsed, &settings, 0, &image);
 	if (err) {

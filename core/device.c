@@ -169,7 +169,6 @@ static void free_device(struct device *dev)
 {
 	pool_client_drain(&dev->strand);
 	params_free(&dev->parsed);
-	pthread_cond_destroy(&dev->closed);
 	pthread_cond_destroy(&dev->called);
 	lock_destroy(&dev->throttle_lock);
 	lock_destroy(&dev->lock);
@@ -353,7 +352,6 @@ static struct device *new_device(const struct dev_spec *spec)
 	lock_init(&dev->throttle_lock, RANK_LEAF, "throttle");
 	log_limit_init(&dev->life, 20, 60000);
 	log_limit_init(&dev->opens, 20, 60000);
-	cond_init_monotonic(&dev->closed);
 	cond_init_monotonic(&dev->called);
 	pool_client_init(&dev->strand, devtab_env->control, 1);
 	return dev;
@@ -452,11 +450,24 @@ int dev_submit(struct device *dev, void (*fn)(struct device *dev, void *arg), vo
 	return 0;
 }
 
-void dev_hurry(struct device *dev, bool hurry)
+static void end_hurry(struct device *dev, void *end)
 {
 	LOCK_SCOPE(&dev->lock);
-	dev->wanted += hurry ? 1u : -1u;
+	dev->wanted--;
+	dev->ending -= end != NULL;
+}
+
+void dev_hurry(struct device *dev, bool end)
+{
+	void *arg = end ? dev : NULL;
+
+	lock_acquire(&dev->lock);
+	dev->wanted++;
+	dev->ending += end;
 	pthread_cond_broadcast(&dev->called);
+	lock_release(&dev->lock);
+	if (dev_submit(dev, end_hurry, arg))
+		end_hurry(dev, arg);
 }
 
 /* --- its state ----------------------------------------------------------------------------------------------- */

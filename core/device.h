@@ -101,12 +101,14 @@ bool dev_is_listed(struct device *dev);
 /* Queue fn(dev, arg) on the device's strand; a reference is held until it returned. */
 int dev_submit(struct device *dev, void (*fn)(struct device *dev, void *arg), void *arg);
 
-/* Somebody wants the strand, for what the guest or its end waits for; false: not any more.  Then a call of the operator's
- * that is slow is left alone soon (-ETIMEDOUT). */
-void dev_hurry(struct device *dev, bool hurry);
+/* Somebody wants the strand, for what the guest waits for: until it has done what is queued already a call of the
+ * operator's that is slow is left alone soon (-ETIMEDOUT).  end: the disk, or its guest's use of it, is to end: so is an
+ * image that is being opened. */
+void dev_hurry(struct device *dev, bool end);
 
 /* [strand] Open the image for a look: can it be opened, how large is it.  Takes no lock on it.  The
- * reason of a failure goes to the log and to dev_error. */
+ * reason of a failure goes to the log and to dev_error.  This and all that opens an image: as long as that takes, unless
+ * the disk is to end (dev_hurry): -ETIMEDOUT; -EBUSY: an opening that was left so has not returned yet. */
 int dev_probe(struct device *dev);
 
 /* What the frontend asked for, bounded already. */

@@ -406,6 +406,22 @@ int params_parse(const char *string, struct params *params, char *err, size_t er
 	return r;
 }
 
+int params_copy(const struct params *params, struct params *copy)
+{
+	/* The target is what stands last. */
+	size_t size = (size_t)(params->target - params->mem) + strlen(params->target) + 1;
+
+	*copy = (struct params){ .driver = params->driver, .mem = malloc(size) };
+	if (!copy->mem)
+		return -ENOMEM;
+	memcpy(copy->mem, params->mem, size);
+	copy->target = copy->mem + (params->target - params->mem);
+	copy->options = (char **)(void *)copy->mem;
+	for (char **option = copy->options; *option; option++)
+		*option = copy->mem + (*option - params->mem);
+	return 0;
+}
+
 void params_free(struct params *params)
 {
 	free(params->mem);

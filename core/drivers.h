@@ -41,6 +41,7 @@ struct params {
 /* 0, or -EINVAL with a message in err (owned by caller, always terminated). */
 int params_parse(const char *string, struct params *params, char *err, size_t errlen);
 void params_free(struct params *params);
-/* True if string carries the given key as an option of the driver itself. */
+/* A copy of params that params_parse has made, for params_free.  0 or -ENOMEM. */
+int params_copy(const struct params *params, struct params *copy);
 
 #endif

@@ -5,7 +5,7 @@
  * emulation of what a driver lacks (write_zeroes by writing), and the check that a driver kept its
  * contract: a positive or absurd result becomes -EIO and one line in the log.
  *
- * Threads: open, close on control threads, nothing else in flight at close; data calls on workers
+ * Threads: open, close on control threads or one of their own, nothing else in flight at close; data calls on workers
  * and control threads; map and unmap anywhere.  Errors are -errno.
  */
 #ifndef RD_IMAGE_H

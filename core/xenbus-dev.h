@@ -24,9 +24,13 @@ struct xb_dev {
 	struct list_head link;
 	bool dirty;         /* look at it */
 	bool busy;          /* a job has it */
+	bool missed;        /* it was dirty meanwhile */
 	bool resized;       /* the device says so */
 	bool swapped;       /* and that it has another image */
 	long long retry_at; /* dirty then; 0: no */
+	/* rd-xenbus only */
+	bool ending;     /* the device knows that the job in hand should end soon */
+	bool seen_alive; /* the domain was introduced, over this connection */
 	/* whoever has it in hand */
 	struct device *dev;      /* a reference; NULL: not yet, or not any more */
 	struct xb_desc desc;     /* what dev was made from */
@@ -42,7 +46,6 @@ struct xb_dev {
 	bool forgotten;          /* the store lost the node, nobody removed it */
 	bool orphan_told, refused_told;
 	bool by_hand;
-	bool seen_alive; /* the domain was introduced, over this connection */
 	enum xb_claim claim;
 	char *claim_params; /* what it was judged by */
 	uint64_t watch_generation;

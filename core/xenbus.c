@@ -4,7 +4,8 @@
  *	rd-watch    connects to the store, sets the watches, and empties the queue of events as fast as
  *	            it comes: an event only sets a bit. When the store is lost it connects again.
  *	rd-xenbus   looks at the nodes whose bit is set: reads both ends' states, asks the table of moves
- *	            (xenbus-state.c), and queues the move on the device's strand (xenbus-moves.c).
+ *	            (xenbus-state.c), and queues the move on the device's strand (xenbus-moves.c). While one runs
+ *	            it only looks whether the disk is to end: then the move must not wait for an image that does not open.
  *
  * So a guest that floods the store costs one look at a time of its own disk, whatever it writes; memory
  * is one struct per backend directory, and only the toolstack makes those.
@@ -190,6 +191,9 @@ void xb_done(struct xb_dev *xd, int err)
 {
 	LOCK_SCOPE(&xb.lock);
 	xd->busy = false;
+	if (xd->missed)
+		xd->dirty = true;
+	xd->missed = false;
 	if (!err || err == -ENOENT || err == -ESTALE)
 		xd->dirty = true; /* something has changed: look at once */
 	else if (err != -EINPROGRESS)
@@ -248,10 +252,10 @@ static bool has_new_rings(struct xb_conn *conn, struct xb_dev *xd)
 	       !xb_rings_equal(&rings, &xd->rings);
 }
 
-static int observe_frontend(struct xb_conn *conn, struct xb_dev *xd, enum xb_state *fe)
+/* As the store has it; one whose domain has died is gone. */
+static int read_frontend(struct xb_conn *conn, struct xb_dev *xd, enum xb_state *fe)
 {
 	int alive = xb.config.hyp->ops->domain_alive(xb_conn_store(conn), xd->node.fe);
-	int err;
 
 	if (alive == -EPIPE)
 		return alive;
@@ -260,7 +264,13 @@ static int observe_frontend(struct xb_conn *conn, struct xb_dev *xd, enum xb_sta
 	*fe = XB_UNKNOWN;
 	if (!alive && xd->seen_alive)
 		return 0;
-	err = xb_read_state(conn, HYP_TXN_NONE, xd->node.frontend, fe);
+	return xb_read_state(conn, HYP_TXN_NONE, xd->node.frontend, fe);
+}
+
+static int observe_frontend(struct xb_conn *conn, struct xb_dev *xd, enum xb_state *fe)
+{
+	int err = read_frontend(conn, xd, fe);
+
 	if (err)
 		return err;
 	/* The toolstack wants to see us at InitWait: the guest may go on when its script has run. */
@@ -417,7 +427,7 @@ static void run_job(struct device *dev, void *arg)
 	struct xb_conn *conn = xb_conn_get();
 	int err = -EPIPE;
 
-	dev_hurry(dev, false);
+	(void)dev;
 	if (conn)
 		err = xb_move_run(conn, xd);
 	xb_conn_put(conn);
@@ -429,25 +439,45 @@ static void run_stop(struct device *dev, void *arg)
 	struct xb_dev *xd = arg;
 	struct xb_conn *conn = xb_conn_get();
 
-	dev_hurry(dev, false);
+	(void)dev;
 	xb_dev_stop(conn, xd);
 	xb_conn_put(conn);
 	xb_done(xd, 0);
 }
 
-static void submit(struct xb_dev *xd, void (*job)(struct device *dev, void *arg))
+static void submit(struct xb_dev *xd, void (*job)(struct device *dev, void *arg), bool end)
 {
 	int err;
 
 	lock_acquire(&xb.lock);
 	xd->busy = true;
 	lock_release(&xb.lock);
-	dev_hurry(xd->dev, true);
+	xd->ending = end;
+	dev_hurry(xd->dev, end);
 	err = dev_submit(xd->dev, job, xd);
-	if (!err)
-		return;
-	dev_hurry(xd->dev, false);
-	xb_done(xd, err);
+	if (err)
+		xb_done(xd, err);
+}
+
+/* Does the guest's use of the disk end by it? */
+static bool is_end(enum xb_move move)
+{
+	switch (move) {
+	case DO_CLOSING:
+	case DO_CLOSE:
+	case DO_DROP:
+	case DO_RENEW:
+	case DO_FINISH:
+	case DO_FORGET:
+		return true;
+	default:
+		return false;
+	}
+}
+
+static void submit_move(struct xb_dev *xd)
+{
+	submit(xd, run_job, is_end(xd->move));
 }
 
 /* Without a device there is nothing that could block but the store. */
@@ -506,9 +536,9 @@ static void start_move(struct xb_conn *conn, struct xb_dev *xd)
 		if (err)
 			xb_done(xd, err == -EINVAL || err == -EEXIST ? 0 : err);
 		else
-			submit(xd, run_job);
+			submit_move(xd);
 	} else if (xd->dev) {
-		submit(xd, run_job);
+		submit_move(xd);
 	} else {
 		run_here(conn, xd);
 	}
@@ -527,11 +557,48 @@ static void vanished(struct xb_conn *conn, struct xb_dev *xd)
 	xd->view.present = false;
 	xd->move = xb_next(&xd->view);
 	if (xd->dev) {
-		submit(xd, run_job);
+		submit_move(xd);
 		return;
 	}
 	xb_error_clear(conn, &xd->node);
 	table_del(conn, xd);
+}
+
+/* --- while a job has it ----------------------------------------------------------------------- */
+
+/* Has the toolstack taken the disk away, or the guest gone, since the job was queued? */
+static bool is_over(struct xb_conn *conn, struct xb_dev *xd)
+{
+	struct xb_view now = { .present = true };
+	int err = xb_node_frontend_ok(conn, &xd->node);
+
+	/* A store that has come back empty says nothing. */
+	if (xb.amnesia || xd->watch_generation != xb_conn_generation(conn))
+		return false;
+	if (err < 0)
+		return err == -ENOENT;
+	if (read_frontend(conn, xd, &now.fe) || xb_read_state(conn, HYP_TXN_NONE, xd->node.dir, &now.be) ||
+	    observe_online(conn, xd, &now, &now.online))
+		return false;
+	return !now.online || (now.fe != xd->view.fe && (now.fe == XB_UNKNOWN || now.fe == XB_CLOSING ||
+							 now.fe == XB_CLOSED));
+}
+
+/* Once for a job: it counts until the job is through. */
+static void end_job(struct xb_dev *xd)
+{
+	struct device *dev = dev_get(xd->node.fe, xd->node.dev);
+
+	if (dev)
+		dev_hurry(dev, true);
+	dev_put(dev);
+	xd->ending = true;
+}
+
+static void look_at_busy(struct xb_conn *conn, struct xb_dev *xd)
+{
+	if (!xd->ending && is_over(conn, xd))
+		end_job(xd);
 }
 
 static void look(struct xb_conn *conn, struct xb_dev *xd)
@@ -625,11 +692,11 @@ static bool due_locked(struct xb_dev *xd, long long now)
 		xd->retry_at = 0;
 		xd->dirty = true;
 	}
-	return xd->dirty && !xd->busy;
+	return xd->dirty;
 }
 
 /* The next node to look at. One that was looked at goes to the end, so that each gets its turn. */
-static struct xb_dev *next_due(void)
+static struct xb_dev *next_due(bool *busy)
 {
 	long long now = monotonic_ms();
 	struct xb_dev *xd;
@@ -641,6 +708,7 @@ static struct xb_dev *next_due(void)
 		if (!due_locked(xd, now))
 			continue;
 		xd->dirty = false;
+		*busy = xd->missed = xd->busy;
 		list_move_tail(&xd->link, &xb.devs);
 		return xd;
 	}
@@ -684,17 +752,17 @@ static bool wait_for_work(bool *stopping)
 	return rescan;
 }
 
-/* A node with a device and no job. */
-static struct xb_dev *next_to_stop(bool *busy)
+/* A node with a device and no job, or one whose job is to end soon. */
+static struct xb_dev *next_to_stop(bool *busy, bool *any_busy)
 {
 	struct xb_dev *xd;
 
 	LOCK_SCOPE(&xb.lock);
-	*busy = false;
+	*any_busy = false;
 	list_for_each(xd, &xb.devs, link) {
-		if (xd->busy)
-			*busy = true;
-		else if (xd->dev)
+		*any_busy |= xd->busy;
+		*busy = xd->busy;
+		if (xd->busy ? !xd->ending : xd->dev != NULL)
 			return xd;
 	}
 	return NULL;
@@ -704,12 +772,16 @@ static struct xb_dev *next_to_stop(bool *busy)
 static void stop_all(void)
 {
 	struct xb_dev *xd;
-	bool busy;
+	bool busy = false, any_busy;
 
 	for (;;) {
-		while ((xd = next_to_stop(&busy)))
-			submit(xd, run_stop);
-		if (!busy)
+		while ((xd = next_to_stop(&busy, &any_busy))) {
+			if (busy)
+				end_job(xd);
+			else
+				submit(xd, run_stop, true);
+		}
+		if (!any_busy)
 			return;
 		lock_acquire(&xb.lock);
 		lock_wait_until(&xb.wake, &xb.lock, monotonic_ms() + 100);
@@ -723,7 +795,7 @@ static void *xenbus_main(void *arg)
 
 	(void)arg;
 	for (;;) {
-		bool rescan = wait_for_work(&stopping);
+		bool rescan = wait_for_work(&stopping), busy = false;
 		struct xb_conn *conn;
 		struct xb_dev *xd;
 
@@ -732,9 +804,12 @@ static void *xenbus_main(void *arg)
 		conn = xb_conn_get();
 		if (conn && rescan)
 			scan(conn);
-		while (conn && (xd = next_due())) {
+		while (conn && (xd = next_due(&busy))) {
 			log_set_prefix(xd->node.disk);
-			look(conn, xd);
+			if (busy)
+				look_at_busy(conn, xd);
+			else
+				look(conn, xd);
 			log_set_prefix(NULL);
 		}
 		xb_conn_put(conn);

@@ -101,7 +101,7 @@ cleanup end_it "$pid"
 wait_for 20 answers
 same 'pid file' "$pid" "$(cat "$tmp/pid")"
 
-# An image that takes its time to open holds up the end; a second signal does not wait.
+# An image that takes its time to open holds up the end for some seconds; a second signal does not wait.
 mkfifo "$tmp/stdin"
 "$top_builddir/tests/loopback/domain" "$tmp/hyp" 7 <"$tmp/stdin" >"$tmp/domain" &
 domain=$!

@@ -33,12 +33,17 @@ static inline void strand_run(struct device *dev, void *arg)
 	lock_release(&c->lock);
 }
 
-/* What run returned. */
-static inline int strand_wait(struct device *dev, struct strand_call *c)
+static inline void strand_begin(struct device *dev, struct strand_call *c)
 {
+	c->done = false;
 	lock_init(&c->lock, RANK_LEAF, "test call");
 	cond_init_monotonic(&c->cond);
 	assert_int_equal(dev_submit(dev, strand_run, c), 0);
+}
+
+/* What run returned. */
+static inline int strand_end(struct strand_call *c)
+{
 	lock_acquire(&c->lock);
 	while (!c->done)
 		lock_wait(&c->cond, &c->lock);
@@ -46,6 +51,12 @@ static inline int strand_wait(struct device *dev, struct strand_call *c)
 	pthread_cond_destroy(&c->cond);
 	lock_destroy(&c->lock);
 	return c->result;
+}
+
+static inline int strand_wait(struct device *dev, struct strand_call *c)
+{
+	strand_begin(dev, c);
+	return strand_end(c);
 }
 
 #endif

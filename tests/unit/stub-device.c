@@ -21,6 +21,7 @@ struct device {
 	/* under lock */
 	unsigned refs;
 	bool destroyed;
+	bool ending;
 	enum dev_state state;
 	struct dev_rings rings;
 	uint64_t sectors;
@@ -44,7 +45,10 @@ static struct {
 	int probe, connect, disconnect;
 	char why[128];
 	int probes, connects;
-} stub = { .lock = PTHREAD_MUTEX_INITIALIZER };
+	bool hang;
+	int hanging;
+	pthread_cond_t wake;
+} stub = { .lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER };
 
 static void broken_promise(const struct device *dev, const char *what)
 {
@@ -57,6 +61,7 @@ void stub_init(struct pool *control)
 	stub.control = control;
 	stub.probes = stub.connects = 0;
 	stub_fail(0, 0, 0, "");
+	stub_hang(false);
 }
 
 int stub_end(void)
@@ -281,10 +286,38 @@ static void run(struct pool_job *pool_job)
 	free(job);
 }
 
-void dev_hurry(struct device *dev, bool hurry)
+void dev_hurry(struct device *dev, bool end)
 {
-	(void)dev;
-	(void)hurry;
+	pthread_mutex_lock(&stub.lock);
+	dev->ending |= end;
+	pthread_cond_broadcast(&stub.wake);
+	pthread_mutex_unlock(&stub.lock);
+}
+
+void stub_hang(bool hang)
+{
+	pthread_mutex_lock(&stub.lock);
+	stub.hang = hang;
+	pthread_cond_broadcast(&stub.wake);
+	pthread_mutex_unlock(&stub.lock);
+}
+
+bool stub_hanging(void)
+{
+	return get(&stub.hanging);
+}
+
+/* As an image that is opened. */
+static int open_locked(struct device *dev, int err)
+{
+	stub.hanging++;
+	while (stub.hang && !dev->ending)
+		pthread_cond_wait(&stub.wake, &stub.lock);
+	stub.hanging--;
+	if (stub.hang)
+		err = -ETIMEDOUT;
+	dev->ending = false;
+	return err;
 }
 
 int dev_submit(struct device *dev, void (*fn)(struct device *dev, void *arg), void *arg)
@@ -321,7 +354,7 @@ int dev_probe(struct device *dev)
 	enter(dev);
 	pthread_mutex_lock(&stub.lock);
 	stub.probes++;
-	err = stub.probe;
+	err = open_locked(dev, stub.probe);
 	snprintf(dev->error, sizeof(dev->error), "%s", err ? stub.why : "");
 	pthread_mutex_unlock(&stub.lock);
 	leave(dev);
@@ -352,7 +385,7 @@ int dev_connect(struct device *dev, const struct dev_rings *rings, struct dev_ge
 	if (!rings->count || rings->count > DEV_MAX_QUEUES || rings->order > RING_MAX_ORDER)
 		broken_promise(dev, "rings out of bounds");
 	stub.connects++;
-	err = stub.connect;
+	err = open_locked(dev, stub.connect);
 	snprintf(dev->error, sizeof(dev->error), "%s", err ? stub.why : "");
 	if (!err) {
 		dev->state = DEV_CONNECTED;

@@ -14,6 +14,10 @@ int stub_end(void);
 /* How the next calls of any device end; 0: well. */
 void stub_fail(int probe, int connect, int disconnect, const char *why);
 
+/* Do images hang when they are opened?  Until it is false, or who wants the end of the disk has hurried. */
+void stub_hang(bool hang);
+bool stub_hanging(void); /* does one just now? */
+
 /* What a device was made with, and what it is doing; false: there is none. */
 struct stub_view {
 	struct dev_spec spec; /* its strings are below */

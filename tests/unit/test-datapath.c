@@ -1108,16 +1108,181 @@ static void hanging_look_at_the_size_holds_nobody(void **state)
 /* The domain dies, or its kernel begins: the operator's call is left sooner. */
 static void who_is_in_a_hurry_waits_less(void **state)
 {
+	struct vbd_call flush;
 	long long begin;
 
 	(void)state;
 	hanging_disk("flush");
-	dev_hurry(vbd.dev, true);
 	begin = guest_now_ms();
-	assert_int_equal(vbd_strand(&vbd, do_flush), -ETIMEDOUT);
-	assert_true(guest_now_ms() - begin < VBD_CALL_MS);
+	vbd_begin(&vbd, &flush, do_flush);
 	dev_hurry(vbd.dev, false);
+	assert_int_equal(strand_end(&flush.call), -ETIMEDOUT);
+	assert_true(guest_now_ms() - begin < VBD_CALL_MS);
 	ends_all_the_same();
+}
+
+/* --- an image that does not open --- */
+
+static char hanging_file[4200], new_params[9000];
+static const char *swap_to;
+
+static int do_swap(struct vbd *v)
+{
+	return dev_swap(v->dev, swap_to);
+}
+
+static int do_probe(struct vbd *v)
+{
+	return dev_probe(v->dev);
+}
+
+/* Params whose opening hangs, as long as there is no file "release". */
+static const char *hanging_params(const char *target)
+{
+	snprintf(go_file, sizeof(go_file), "%s/release", dir);
+	snprintf(hanging_file, sizeof(hanging_file), "%s/hanging", dir);
+	snprintf(new_params, sizeof(new_params), "delay,hang=open,hanging=%s,release=%s:%s", hanging_file, go_file, target);
+	return new_params;
+}
+
+static void hanging_to_open(const char *target)
+{
+	vbd_create(&vbd, hanging_params(target), "", true);
+	vbd_new_ring(&vbd, 0, true);
+}
+
+static void begin_to_hang(struct vbd_call *call, int (*fn)(struct vbd *v))
+{
+	vbd_begin(&vbd, call, fn);
+	wait_true(!access(hanging_file, F_OK), VBD_WAIT_MS);
+}
+
+/* Somebody wants the end of it. */
+static void left_when_it_is_to_end(struct vbd_call *call)
+{
+	char text[512];
+
+	dev_hurry(vbd.dev, true);
+	assert_int_equal(strand_end(&call->call), -ETIMEDOUT);
+	assert_non_null(strstr(dev_error(vbd.dev, text, sizeof(text)), "the image is still being opened"));
+}
+
+static void comes_back(void)
+{
+	release_file(go_file);
+	wait_true(disk_logged("the image that was still being opened is closed again"), VBD_WAIT_MS);
+}
+
+static void opening_that_hangs_is_left(void **state)
+{
+	struct vbd_call connect;
+	char text[512];
+
+	(void)state;
+	hanging_to_open(params);
+	begin_to_hang(&connect, vbd_do_connect);
+	left_when_it_is_to_end(&connect);
+	assert_int_equal(dev_state(vbd.dev), DEV_IDLE);
+	/* A guest cannot make us leave one after the other. */
+	assert_int_equal(vbd_strand(&vbd, vbd_do_connect), -EBUSY);
+	assert_non_null(strstr(dev_error(vbd.dev, text, sizeof(text)), "try again when its storage answers"));
+	assert_int_equal(vbd_strand(&vbd, do_probe), -EBUSY);
+	comes_back();
+	assert_int_equal(vbd_connect(&vbd, 0, true), 0);
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_READ, 0, gref, SEGS), 0);
+	assert_string_equal(dev_error(vbd.dev, text, sizeof(text)), "");
+}
+
+/* It may be a long repair: who merely wants the strand waits. */
+static void opening_that_is_slow_is_waited_for(void **state)
+{
+	struct vbd_call connect;
+
+	(void)state;
+	hanging_to_open(params);
+	begin_to_hang(&connect, vbd_do_connect);
+	dev_hurry(vbd.dev, false);
+	usleep(1500000);
+	release_file(go_file);
+	assert_int_equal(strand_end(&connect.call), 0);
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_READ, 0, gref, SEGS), 0);
+}
+
+static void opening_that_was_left_outlives_the_disk(void **state)
+{
+	struct vbd_call probe;
+	struct image *image;
+
+	(void)state;
+	hanging_to_open(params);
+	begin_to_hang(&probe, do_probe);
+	left_when_it_is_to_end(&probe);
+	vbd_strand(&vbd, vbd_do_destroy);
+	dev_put(vbd.dev);
+	vbd.dev = NULL;
+	/* Attached again meanwhile: another disk, which only the image's lock could keep out. */
+	vbd_create(&vbd, params, "", true);
+	assert_int_equal(vbd_connect(&vbd, 0, true), 0);
+	assert_int_equal(vbd_strand(&vbd, vbd_do_disconnect), 0);
+	comes_back();
+	image = disk_open(params, RD_OPEN_WRITE);
+	assert_int_equal(img_close(image), 0);
+}
+
+static void opening_that_was_left_may_fail(void **state)
+{
+	struct vbd_call connect;
+
+	(void)state;
+	hanging_to_open("raw:/nonexistent/image");
+	begin_to_hang(&connect, vbd_do_connect);
+	left_when_it_is_to_end(&connect);
+	release_file(go_file);
+	wait_true(disk_logged("the opening that was given up has failed"), VBD_WAIT_MS);
+	wait_true(vbd_strand(&vbd, do_probe) == -ENOENT, VBD_WAIT_MS);
+}
+
+/* The guest goes on on what it had. */
+static void swap_to_what_does_not_open_is_left(void **state)
+{
+	struct vbd_call swap;
+	char other[4200];
+
+	(void)state;
+	vbd_create(&vbd, params, "", true);
+	assert_int_equal(vbd_connect(&vbd, 0, true), 0);
+	snprintf(other, sizeof(other), "raw:%s", disk_file(dir, "other", 8 << 20));
+	swap_to = hanging_params(other);
+	begin_to_hang(&swap, do_swap);
+	left_when_it_is_to_end(&swap);
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_WRITE, 0, gref, SEGS), 0);
+	assert_int_equal(vbd_strand(&vbd, do_swap), -EBUSY);
+	assert_int_equal(vbd_do(&vbd, BLKIF_OP_READ, 0, gref, SEGS), 0);
+	assert_int_equal(vbd_strand(&vbd, vbd_do_disconnect), 0);
+	assert_int_equal(vbd_connect(&vbd, 0, true), -EBUSY);
+	comes_back();
+	assert_int_equal(vbd_connect(&vbd, 0, true), 0);
+}
+
+/* The server of both is gone: then there is no image, and the disk can go. */
+static void swap_without_a_way_back_is_left(void **state)
+{
+	char old[9000], when_file[4200];
+	struct vbd_call swap;
+
+	(void)state;
+	snprintf(when_file, sizeof(when_file), "%s/when", dir);
+	snprintf(old, sizeof(old), "delay,hang=open,when=%s,release=%s/release:raw:%s", when_file, dir, path);
+	vbd_create(&vbd, old, "", true);
+	assert_int_equal(vbd_connect(&vbd, 0, true), 0);
+	snprintf(old, sizeof(old), "raw:%s", disk_file(dir, "other", 8 << 20));
+	swap_to = hanging_params(old);
+	release_file(when_file);
+	begin_to_hang(&swap, do_swap);
+	left_when_it_is_to_end(&swap);
+	assert_int_equal(dev_state(vbd.dev), DEV_PAUSED);
+	assert_int_equal(vbd_strand(&vbd, vbd_do_disconnect), 0);
+	comes_back();
 }
 
 /* --- limits --- */
@@ -1380,6 +1545,12 @@ int main(void)
 		CASE(hanging_resize_holds_no_guest_that_goes),
 		CASE(hanging_look_at_the_size_holds_nobody),
 		CASE(who_is_in_a_hurry_waits_less),
+		CASE(opening_that_hangs_is_left),
+		CASE(opening_that_is_slow_is_waited_for),
+		CASE(opening_that_was_left_outlives_the_disk),
+		CASE(opening_that_was_left_may_fail),
+		CASE(swap_to_what_does_not_open_is_left),
+		CASE(swap_without_a_way_back_is_left),
 		CASE(limits_let_so_many_start),
 		CASE(bytes_are_limited_too),
 		CASE(reads_pass_writes_that_wait),

@@ -693,6 +693,93 @@ static void drain_hangs(void **state)
 	wait_be(f, 6);
 }
 
+/* --- an image that does not open --- */
+
+static void probe_hangs(struct fixture *f)
+{
+	stub_hang(true);
+	attach(f, "raw:/img", "w", NULL);
+	WAIT(stub_hanging());
+}
+
+static void hanging_probe_ends_with_the_disk(void **state)
+{
+	struct fixture *f = *state;
+
+	probe_hangs(f);
+	detach(f);
+	wait_be(f, 6);
+	WAIT(stub_count() == 0);
+}
+
+static void hanging_probe_ends_with_the_node(void **state)
+{
+	struct fixture *f = *state;
+
+	probe_hangs(f);
+	assert_int_equal(guest_rm(f->tool, HYP_TXN_NONE, be(f, "")), 0);
+	WAIT(stub_count() == 0);
+	assert_false(exists(f, be(f, "")));
+}
+
+static void hanging_probe_ends_with_the_domain(void **state)
+{
+	struct fixture *f = *state;
+
+	probe_hangs(f);
+	guest_vanish(f->guest);
+	wait_be(f, 6);
+	assert_false(stub_hanging());
+}
+
+static void hanging_connect_ends_with_the_frontend(void **state)
+{
+	struct fixture *f = *state;
+
+	attach(f, "raw:/img", "w", NULL);
+	wait_be(f, 2);
+	stub_hang(true);
+	fe_ready(f, 8);
+	WAIT(stub_hanging());
+	fe_state(f, 5);
+	wait_be(f, 6);
+	stub_hang(false);
+	fe_state(f, 6);
+	fe_state(f, 1);
+	wait_be(f, 2);
+	fe_ready(f, 8);
+	wait_be(f, 4);
+}
+
+static void hanging_probe_ends_with_us(void **state)
+{
+	struct fixture *f = *state;
+
+	probe_hangs(f);
+	stop(f);
+	assert_int_equal(stub_count(), 0);
+	is(f, be(f, "state"), "6");
+}
+
+/* It may just take long. */
+static void slow_probe_is_waited_for(void **state)
+{
+	struct fixture *f = *state;
+
+	probe_hangs(f);
+	put(f, be(f, "physical-device"), "8:1");
+	fe_state(f, 1);
+	f->kind = "vbd3";
+	attach(f, "raw:/img", "w", NULL); /* refused: the first has the number. So all before has been looked at */
+	wait_be(f, 6);
+	assert_true(stub_hanging());
+	stub_hang(false);
+	f->kind = "qdisk";
+	wait_be(f, 2);
+	fe_ready(f, 8);
+	wait_be(f, 4);
+}
+
 static void ring_is_impossible(void **state)
 {
 	struct fixture *f = *state;
@@ -1302,6 +1389,12 @@ int main(void)
 		CASE(connect_fails, setup),
 		CASE(frontend_writes_nonsense, setup),
 		CASE(drain_hangs, setup),
+		CASE(hanging_probe_ends_with_the_disk, setup),
+		CASE(hanging_probe_ends_with_the_node, setup),
+		CASE(hanging_probe_ends_with_the_domain, setup),
+		CASE(hanging_connect_ends_with_the_frontend, setup),
+		CASE(hanging_probe_ends_with_us, setup),
+		CASE(slow_probe_is_waited_for, setup),
 		CASE(ring_is_impossible, setup),
 		CASE(resize, setup),
 		CASE(another_image, setup),

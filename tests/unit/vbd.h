@@ -87,11 +87,19 @@ static inline int vbd_call_run(struct strand_call *call)
 	return c->fn(c->v);
 }
 
+/* Until strand_end(&c->call). */
+static inline void vbd_begin(struct vbd *v, struct vbd_call *c, int (*fn)(struct vbd *v))
+{
+	*c = (struct vbd_call){.call.run = vbd_call_run, .fn = fn, .v = v};
+	strand_begin(v->dev, &c->call);
+}
+
 static inline int vbd_strand(struct vbd *v, int (*fn)(struct vbd *v))
 {
-	struct vbd_call c = {.call.run = vbd_call_run, .fn = fn, .v = v};
+	struct vbd_call c;
 
-	return strand_wait(v->dev, &c.call);
+	vbd_begin(v, &c, fn);
+	return strand_end(&c.call);
 }
 
 static inline int vbd_do_connect(struct vbd *v)
@@ -148,7 +156,7 @@ static inline unsigned vbd_offered(struct vbd *v)
 }
 
 /* A fresh ring of 1 << order pages. */
-static inline int vbd_connect(struct vbd *v, unsigned order, bool persistent)
+static inline void vbd_new_ring(struct vbd *v, unsigned order, bool persistent)
 {
 	unsigned pages = 1u << order;
 
@@ -168,6 +176,11 @@ static inline int vbd_connect(struct vbd *v, unsigned order, bool persistent)
 	v->rings.persistent = persistent;
 	v->rings.max_indirect = vbd_offered(v);
 	v->rings.ring[0].evtchn = v->port.port;
+}
+
+static inline int vbd_connect(struct vbd *v, unsigned order, bool persistent)
+{
+	vbd_new_ring(v, order, persistent);
 	return vbd_strand(v, vbd_do_connect);
 }
 
