@@ -26,7 +26,12 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#define CONTROL_THREADS 64u /* bound of the pool that opens and closes images */
+/*
+ * Bound of the pool of strands: so many disks can wait at a time for an image to be opened or closed, or for requests to
+ * end, and there is still a thread for the next. They are started when they are needed and sleep; with one more
+ * each for the call that hangs they stay well below what the service's TasksMax allows.
+ */
+#define CONTROL_THREADS 2048u
 #define GUEST_MEMORY    (64u << 20)
 #define GUEST_GRANTS    16384u
 
