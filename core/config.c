@@ -761,12 +761,18 @@ int config_read(struct config *config, FILE *stream, const char *name, FILE *err
 	return r.complaints;
 }
 
-/* The number of complaints. */
-static int read_one(struct config *config, const char *name, bool may_miss, FILE *errors)
+/* The number of complaints. fragment: of the directory, where a fifo would hold up the daemon's reload for ever. */
+static int read_one(struct config *config, const char *name, bool may_miss, bool fragment, FILE *errors)
 {
-	FILE *stream = fopen(name, "re");
+	struct stat st;
+	FILE *stream;
 	int complaints;
 
+	if (!stat(name, &st) && (S_ISDIR(st.st_mode) || (fragment && S_ISFIFO(st.st_mode)))) {
+		fprintf(errors, "ringdiskd: %s: is a %s, not a file\n", name, S_ISDIR(st.st_mode) ? "directory" : "fifo");
+		return 1;
+	}
+	stream = fopen(name, "re");
 	if (!stream && errno == ENOENT && may_miss)
 		return 0;
 	if (!stream) {
@@ -810,7 +816,7 @@ static int read_directory(struct config *config, const char *dir, FILE *errors)
 			fputs("ringdiskd: out of memory\n", errors);
 			complaints++;
 		} else {
-			complaints += read_one(config, path, false, errors);
+			complaints += read_one(config, path, false, true, errors);
 			free(path);
 		}
 		free(entries[i]);
@@ -822,7 +828,7 @@ static int read_directory(struct config *config, const char *dir, FILE *errors)
 static int read_files(struct config *config, FILE *errors)
 {
 	char dir[PATH_MAX];
-	int complaints = read_one(config, config->file, !config->file_named, errors);
+	int complaints = read_one(config, config->file, !config->file_named, false, errors);
 
 	snprintf(dir, sizeof(dir), "%s.d", config->file);
 	complaints += read_directory(config, dir, errors);

@@ -36,6 +36,18 @@ for where in 50-bad.conf:2 50-bad.conf:4 60-bad.conf:3; do
 done
 grep -q -e '--workers: ' "$tmp/err" || fail "no complaint about the command line: $(cat "$tmp/err")"
 rm "$conf.d"/[56]0-bad.conf
+
+# What is no file is told, and does not hold up whoever reads.
+mkfifo "$conf.d/50-bad.conf"
+mkdir "$conf.d/60-bad.conf"
+ln -s /dev/null "$conf.d/65-masked.conf"
+status=0
+timeout 20 "$ringdiskd" --config="$conf" --check-config 2>"$tmp/err" || status=$?
+same 'status of --check-config' 2 "$status"
+grep -q "50-bad.conf: is a fifo" "$tmp/err" || fail "no complaint about a fifo: $(cat "$tmp/err")"
+grep -q "60-bad.conf: is a directory" "$tmp/err" || fail "no complaint about a directory: $(cat "$tmp/err")"
+grep -q masked "$tmp/err" && fail "a fragment that leads to /dev/null is a mistake: $(cat "$tmp/err")"
+rm -r "$conf.d"/[56]0-bad.conf "$conf.d/65-masked.conf"
 # What stands there and does not fit this host: the daemon would not start, or might be glad of it later.
 printf '[daemon]\nuser = no-such-user-at-all\ncontrol-group = no-such-group-at-all\nimage-directories = %s:/no/such\nworkers = 70\n' \
 	"$tmp" >"$conf.d/70-host.conf"
