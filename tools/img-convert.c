@@ -251,6 +251,8 @@ static int create(struct source *from, struct source *to)
 
 	if (compress && !to->params.driver->write_compressed)
 		return tool_fail("%s: this format cannot be compressed", to->string);
+	if (force)
+		tool_put_back_on_failure(to->params.target);
 	status = source_create(to, &more, &what);
 	if (!status)
 		tool_remove_on_failure(to->params.target);
@@ -316,7 +318,8 @@ const struct verb verb_convert = {
 	.name = "convert",
 	.arguments = "IMAGE NEW",
 	.help = "copy an image into a new one, of any format",
-	.details = "Only data is read, and zeroes are not written. When it fails or is interrupted, NEW is removed.\n",
+	.details = "Only data is read, and zeroes are not written. When it fails or is interrupted, NEW is removed,\n"
+		   "or is with --force what it was before.\n",
 	.options = options,
 	.min_arguments = 2,
 	.max_arguments = 2,

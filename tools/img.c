@@ -17,13 +17,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/cleanup.h"
 #include "log.h"
 #include "redo.h"
 
 bool tool_json, tool_quiet;
 static bool verbose;
 static atomic_int stopped_by; /* by the handler, on any thread; lock-free */
-static char *to_remove;
+static char *to_remove, *to_put_back, *kept;
 
 extern const char *tool_driver_dir, *tool_redo_dir;
 extern struct verb_texts tool_backing_dirs;
@@ -169,8 +170,44 @@ void tool_remove_on_failure(const char *path)
 	to_remove = strdup(path);
 }
 
+void tool_put_back_on_failure(const char *path)
+{
+	CLEANUP_FREE char *file = realpath(path, NULL);
+	struct stat st;
+	char *name;
+
+	if (!file || lstat(file, &st) || !S_ISREG(st.st_mode))
+		return;
+	if (asprintf(&name, "%s.old-%d", file, (int)getpid()) < 0)
+		return;
+	if (link(file, name)) {
+		free(name);
+		return;
+	}
+	kept = name;
+	to_put_back = file;
+	file = NULL;
+}
+
+/* What was made is removed, or gives its place back. What became of it, for a message. */
+static const char *undo(void)
+{
+	if (!to_put_back) {
+		if (to_remove)
+			unlink(to_remove);
+		return to_remove ? " has been removed" : "";
+	}
+	if (rename(kept, to_put_back)) {
+		tool_fail("%s: %s; what it was is %s", to_put_back, strerror(errno), kept);
+		return " is not complete";
+	}
+	unlink(kept); /* there still if it was not replaced yet: rename() leaves two names of one file alone */
+	return " is what it was";
+}
+
 int main(int argc, char **argv)
 {
+	const char *undone = "";
 	int status;
 
 	log_to_callback(log_print, NULL);
@@ -179,13 +216,17 @@ int main(int argc, char **argv)
 	catch_signals();
 	status = verbs_main(&tool_program, argc, argv);
 	progress_end();
-	if (status && to_remove)
-		unlink(to_remove);
+	if (status)
+		undone = undo();
+	else if (kept)
+		unlink(kept);
 	if (status && stopped_by) {
-		fprintf(stderr, "ringdisk-img: interrupted%s%s%s\n", to_remove ? "; " : "",
-		        to_remove ? to_remove : "", to_remove ? " has been removed" : "");
+		fprintf(stderr, "ringdisk-img: interrupted%s%s%s\n", *undone ? "; " : "",
+		        to_put_back ? to_put_back : to_remove ? to_remove : "", undone);
 		status = 128 + stopped_by;
 	}
 	free(to_remove);
+	free(to_put_back);
+	free(kept);
 	return status;
 }

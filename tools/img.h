@@ -40,6 +40,11 @@ void tool_print_json(json_t *value); /* steals it */
 bool tool_stopped(void);
 /* A file to remove if this fails or is interrupted. path is copied. */
 void tool_remove_on_failure(const char *path);
+/*
+ * A plain file that is to be replaced is kept beside it, as PATH.old-PID, until the verb ends: when that fails it is put
+ * back. Where the file system has no hard links it is not.
+ */
+void tool_put_back_on_failure(const char *path);
 
 /* ---- img-open.c ----------------------------------------------------------------------------------- */
 

@@ -192,6 +192,26 @@ same "status after SIGINT" 130 "$status"
 [ ! -e "$tmp/new" ] || fail "an interrupted convert leaves a file"
 says err "interrupted"
 
+# What --force was to replace is there until the end.
+fill "$tmp/c" 0 16
+cp "$tmp/c" "$tmp/before"
+ln -s c "$tmp/alias"
+env --default-signal=INT "$rimg" convert --force --driver-dir "$drivers" --threads 1 "delay,read-ms=100:raw:$tmp/slow" \
+	"raw:$tmp/alias" >"$tmp/out" 2>"$tmp/err" &
+copy=$!
+wait_for 10 eval "! cmp -s $tmp/c $tmp/before"
+kill -INT "$copy"
+wait "$copy" && fail "convert was not interrupted"
+says err "$tmp/c is what it was"
+cmp "$tmp/c" "$tmp/before" || fail "an interrupted convert --force loses what was there"
+img 1 convert --force -o preallocation=some "raw:$tmp/slow" "raw:$tmp/c"
+cmp "$tmp/c" "$tmp/before"
+img 0 convert --force "raw:$tmp/a" "raw:$tmp/c"
+cmp "$tmp/c" "$tmp/a"
+for left in "$tmp"/*.old-*; do
+	[ ! -e "$left" ] || fail "$left is left"
+done
+
 # --- usage
 
 for verb in create info map convert compare; do
