@@ -70,7 +70,7 @@ static void job(struct device *dev, void *arg)
 	json_decref(check.notes);
 	admin_fail(req, err == -ECANCELED ? ADMIN_E_TIMEOUT : ADMIN_E_FAILED, dev_name(dev),
 	           err == -ECANCELED ? "the disk goes on; more with --seconds" : NULL, "cannot check %s: %s",
-	           dev_name(dev), *dev_error(dev, text, sizeof(text)) ? text : strerror(-err));
+	           dev_name(dev), admin_why(req, dev, err, text, sizeof(text)));
 }
 
 void admin_verb_check(struct admin_request *req)

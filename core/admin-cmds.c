@@ -230,14 +230,13 @@ static void finish_job(struct admin_request *req, struct device *dev, int err)
 		                           dev_state_text(dev_state(dev))));
 		return;
 	}
-	dev_error(dev, error, sizeof(error));
+	admin_why(req, dev, err, error, sizeof(error));
 	if (err == -ENOTCONN || err == -EALREADY)
 		admin_fail(req, ADMIN_E_STATE, dev_name(dev), NULL, "cannot %s %s: it is %s",
 		           req->verb->name, dev_name(dev), dev_state_text(dev_state(dev)));
 	else
 		admin_fail(req, code_of(err) == ADMIN_E_NO_DISK ? ADMIN_E_FAILED : code_of(err),
-		           dev_name(dev), NULL, "cannot %s %s: %s", req->verb->name, dev_name(dev),
-		           error[0] ? error : strerror(-err));
+		           dev_name(dev), NULL, "cannot %s %s: %s", req->verb->name, dev_name(dev), error);
 }
 
 static void pause_job(struct device *dev, void *arg)
@@ -252,10 +251,39 @@ static void unpause_job(struct device *dev, void *arg)
 	finish_job(req, dev, dev_unpause(dev, admin_string(req, "params")));
 }
 
+static bool is_refusal(struct device *dev, int err)
+{
+	switch (err) {
+	case -EPERM:
+	case -EINVAL:
+	case -EEXIST:
+	case -EOPNOTSUPP:
+	case -ENOTCONN:
+	case -EALREADY:
+		return true;
+	case -ENOENT: /* an image, that was to be the next one */
+	case -EACCES:
+		return dev_state(dev) == DEV_CONNECTED;
+	default:
+		return false;
+	}
+}
+
+const char *admin_why(struct admin_request *req, struct device *dev, int err, char *buf, size_t len)
+{
+	dev_error(dev, buf, len);
+	if (is_refusal(dev, err))
+		dev_set_error(dev, "%s", req->before);
+	if (!*buf)
+		snprintf(buf, len, "%s", strerror(-err));
+	return buf;
+}
+
 static void strand_job(struct device *dev, void *arg)
 {
 	struct admin_request *req = arg;
 
+	dev_error(dev, req->before, sizeof(req->before));
 	/* What stood before us may have been a detach, of another administrator or of the toolstack. */
 	if (dev_is_listed(dev))
 		req->on_strand(dev, req);
@@ -307,10 +335,10 @@ static void finish_swap(struct admin_request *req, struct device *dev, int err)
 		                           admin_text(view.params), "state", dev_state_text(view.state)));
 		return;
 	}
-	dev_error(dev, error, sizeof(error));
+	admin_why(req, dev, err, error, sizeof(error));
 	admin_fail(req, code_of(err) == ADMIN_E_NO_DISK || code_of(err) == ADMIN_E_EXISTS ? ADMIN_E_FAILED : code_of(err), dev_name(dev),
 	           dev_state(dev) == DEV_CONNECTED ? "the disk goes on on the image that it had" : NULL,
-	           "cannot %s %s: %s", req->verb->name, dev_name(dev), error[0] ? error : strerror(-err));
+	           "cannot %s %s: %s", req->verb->name, dev_name(dev), error);
 }
 
 static void snapshot_job(struct device *dev, void *arg)
@@ -343,10 +371,9 @@ static void fail_resize(struct admin_request *req, struct device *dev, int err)
 {
 	char error[512];
 
-	dev_error(dev, error, sizeof(error));
+	admin_why(req, dev, err, error, sizeof(error));
 	admin_fail(req, err == -EPERM ? ADMIN_E_PARAMS : code_of(err) == ADMIN_E_NO_DISK ? ADMIN_E_FAILED : code_of(err),
-	           dev_name(dev), NULL, "cannot resize %s: %s", dev_name(dev),
-	           error[0] ? error : strerror(-err));
+	           dev_name(dev), NULL, "cannot resize %s: %s", dev_name(dev), error);
 }
 
 /* size and relative, as bytes: 0 if none is given. False: it would be none. */
@@ -518,7 +545,9 @@ static void detach_job(struct pool_job *job)
 	                                       err_text, sizeof(err_text));
 	if (err)
 		admin_fail(req, store_code(err), dev_name(dev),
-		           admin_bool(req, "force") ? NULL : "the guest must let go of it; or use force",
+		           dev_domid(dev) == DEV_NBD_DOMID ? "no guest has it: use unexport"
+		           : admin_bool(req, "force")      ? NULL
+		                                           : "the guest must let go of it; or use force",
 		           "cannot detach %s: %s", dev_name(dev), reason_of(err_text, dev_name(dev), err));
 	else
 		admin_reply(req, json_pack("{s:s}", "disk", dev_name(dev)));

@@ -102,6 +102,7 @@ struct admin_request {
 	/* the owner's */
 	struct pool_job job;
 	void (*on_strand)(struct device *dev, void *arg);
+	char before[512]; /* what was wrong with the disk before that */
 	json_t *result, *error;
 	bool subscribe;
 	uint64_t events_at; /* the first it will get */
@@ -126,6 +127,12 @@ void admin_subscribe(struct admin_request *req, const char *disk, json_t *result
 const char *admin_string(const struct admin_request *req, const char *name); /* NULL if not given */
 bool admin_bool(const struct admin_request *req, const char *name);          /* false if not given */
 bool admin_given(const struct admin_request *req, const char *name);
+
+/*
+ * Why the device call of a strand's job failed. A refusal (the operator asked for what cannot be; nothing was done) is
+ * no error of the disk: what was wrong with that before is what `list` goes on to tell.
+ */
+const char *admin_why(struct admin_request *req, struct device *dev, int err, char *buf, size_t len);
 
 /* The disk that the parameter "disk" names, with a reference; NULL: the request has been answered. */
 struct device *admin_find_disk(struct admin_request *req);

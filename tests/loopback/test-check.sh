@@ -57,6 +57,12 @@ ctl 0 attach 7 xvdc "qcow2:$tmp/a.qcow2"
 ctl 0 set 7/xvdb iops=77 bps=3M
 ctl 1 check 7/xvda
 says err "have nothing to check"
+# What was refused is no error of the disk.
+ctl 7 unpause 7/xvda
+ctl 2 resize 7/xvdb 4K
+says err "read-only"
+ctl 0 list
+! grep -q "^7/.*: " "$tmp/out" || fail "a refusal is shown as an error: $(cat "$tmp/out")"
 ctl 0 check 7/xvdc
 says out "no errors"
 ctl 0 save "$tmp/saved.json"

@@ -90,6 +90,8 @@ fi
 
 wait_for 10 has_clients nbd/0 0
 ctl 0 stats nbd/0
+ctl 1 detach nbd/0
+says err "use unexport"
 ctl 0 unexport nbd/0
 [ ! -e "$tmp/nbd/nbd-0" ] || fail "the socket is still there"
 ctl 4 unexport nbd/0

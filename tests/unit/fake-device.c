@@ -375,6 +375,17 @@ const char *dev_error(struct device *dev, char *buf, size_t len)
 	return buf;
 }
 
+void dev_set_error(struct device *dev, const char *fmt, ...)
+{
+	va_list ap;
+
+	pthread_mutex_lock(&dev->lock);
+	va_start(ap, fmt);
+	vsnprintf(dev->error, sizeof(dev->error), fmt, ap);
+	va_end(ap);
+	pthread_mutex_unlock(&dev->lock);
+}
+
 struct stats *dev_stats(struct device *dev)
 {
 	return &dev->stats;
