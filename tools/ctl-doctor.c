@@ -329,8 +329,12 @@ static void print_findings(void)
 
 static int run(int argc, char **argv)
 {
+	struct stat st;
+
 	(void)argc;
 	(void)argv;
+	if (*root && (stat(root, &st) || !S_ISDIR(st.st_mode)))
+		return verbs_misused("--root: %s is no directory", root);
 	findings = json_array();
 	if (check_xen()) {
 		check_node("/dev/xen/evtchn", "modprobe xen-evtchn");

@@ -145,8 +145,10 @@ static json_t *read_file(const char *path)
 	json_t *all = strcmp(path, "-") != 0 ? json_load_file(path, JSON_REJECT_DUPLICATES, &error)
 					     : json_loadf(stdin, JSON_REJECT_DUPLICATES, &error);
 
-	if (!all)
+	if (!all && error.line > 0)
 		fprintf(stderr, "ringdisk: %s:%d: %s\n", path, error.line, error.text);
+	else if (!all)
+		fprintf(stderr, "ringdisk: %s\n", error.text);
 	else if (get_number(all, "ringdisk-attachments") != FORMAT || !json_is_array(json_object_get(all, "disks")))
 		fprintf(stderr, "ringdisk: %s: this is not what 'ringdisk save' writes\n", path);
 	else

@@ -201,10 +201,14 @@ int source_parse(struct source *source, const char *string)
 int source_open_parsed(struct source *source, uint32_t flags)
 {
 	char err[1024];
+	int r = img_open("", &source->params, flags | source->flags, &source->image, err, sizeof(err));
 
-	/* The reason of a failure has been logged. */
-	if (!img_open("", &source->params, flags | source->flags, &source->image, err, sizeof(err)))
+	if (!r)
 		return 0;
+	/* The reason of a failure has been logged. */
+	if (r == -EBUSY && !(flags & RD_OPEN_WRITE))
+		fputs("Of an image in use, 'ringdisk-img query' shows sizes and parents, and 'ringdisk check' checks it.\n",
+		      stderr);
 	source->image = NULL;
 	params_free(&source->params);
 	return EXIT_FAILED;
@@ -360,6 +364,6 @@ int source_create(struct source *source, const struct verb_texts *more, const st
 	params.options = options;
 	r = img_create("", &params, what, err, sizeof(err));
 	if (r == -EEXIST)
-		fputs("Overwrite it with --force, or copy into it with --no-create.\n", stderr);
+		fputs("Overwrite it with --force; convert --no-create copies into it.\n", stderr);
 	return r ? EXIT_FAILED : 0;
 }

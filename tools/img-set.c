@@ -46,6 +46,8 @@ static int set_one(const char *string, const char *key, const char *value)
 	r = img_set(source.image, key, value);
 	if (r == -EOPNOTSUPP)
 		status = tool_fail("%s: there is no %s to set in this image", string, key);
+	else if (r == -EINVAL)
+		status = tool_fail("%s: %s cannot be \"%s\"; what it can be is in ringdisk-img(1)", string, key, value);
 	else if (r)
 		status = tool_failed(r, "%s: %s is not set", string, key);
 	return source_close(&source) ? EXIT_FAILED : status;

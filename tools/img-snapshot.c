@@ -132,6 +132,8 @@ static int run(int argc, char **argv)
 {
 	if (!strcmp(argv[0], "list"))
 		return argc == 2 ? list(argv[1]) : verbs_misused("snapshot list needs IMAGE, and nothing more");
+	if (argc == 3 && !*argv[2])
+		return verbs_misused("a snapshot needs a name that is not empty");
 	for (size_t i = 0; i < sizeof(ops) / sizeof(ops[0]); i++)
 		if (!strcmp(argv[0], ops[i].name))
 			return argc == 3 ? change(&ops[i], argv[1], argv[2])

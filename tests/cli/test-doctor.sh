@@ -143,7 +143,10 @@ doctor 1 "does not run on Xen" "boot into Xen"
 ! grep -q 'gntdev.*No' "$tmp/out" || fail "devices of Xen without Xen"
 
 # An empty tree has many problems, and none that crashes.
+mkdir "$tmp/nothing"
 ctl 1 doctor --root "$tmp/nothing"
+ctl 2 doctor --root "$tmp/missing"
+says err "missing is no directory"
 # This machine, whatever it is, gets a verdict; nobody answers on that socket.
 status=0
 "$ringdisk" doctor --socket "$tmp/nobody" >"$tmp/out" || status=$?

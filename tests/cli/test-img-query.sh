@@ -44,7 +44,11 @@ hold "vhd:$tmp/c.vhd"
 asked "vhd:$tmp/c.vhd" depth 3
 img 1 set "vhd:$tmp/c.vhd" hidden=yes
 says err "is locked"
+img 1 info "vhd:$tmp/c.vhd"
+says err "ringdisk-img query"
 release
+img 1 set "vhd:$tmp/c.vhd" hidden=perhaps
+says err 'hidden cannot be "perhaps"'
 mv a.vhd away
 img 1 query "vhd:$tmp/c.vhd"
 says out "parent: b.vhd"

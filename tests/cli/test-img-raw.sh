@@ -11,7 +11,7 @@ same "stored" 0 "$(stored "$tmp/a")"
 says out "8 MiB"
 img 1 create "raw:$tmp/a" 8M
 says err "is there already"
-says err "--force"
+says err "with --force; convert --no-create"
 fill "$tmp/a" 0 16
 img 0 create --force "raw:$tmp/a" 4M
 same "size" 4194304 "$(stat -c %s "$tmp/a")"
