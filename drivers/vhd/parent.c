@@ -217,6 +217,7 @@ static int try_parent(struct vhd *v, const char *path)
 	}
 	v->parent = child;
 	v->parent_size = info.size;
+	v->parent_block = info.logical_block;
 	v->parent_name = strdup(path);
 	return v->parent_name ? 0 : -ENOMEM;
 }

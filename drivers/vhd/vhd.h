@@ -122,6 +122,7 @@ struct vhd {
 	uint32_t bitmap_bytes; /* whole sectors */
 	struct rd_child *parent; /* NULL: none */
 	uint64_t parent_size;
+	uint32_t parent_block; /* its logical_block */
 	char *parent_name;     /* the path by which it was found */
 
 	struct claims claims; /* ranges of the disk, bytes */

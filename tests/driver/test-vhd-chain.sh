@@ -136,3 +136,17 @@ expect_fail "$img" -r "vhd:$tmp/in/c1.vhd" info 2>/dev/null
 cp "$tmp/c1.vhd" "$tmp/self.vhd"
 cp "$tmp/self.vhd" "$tmp/base.vhd"
 expect_fail "$img" -r "vhd:$tmp/self.vhd" info 2>"$tmp/err"
+
+# A raw parent with larger sectors, as a device may have them: what is read of it is no whole one.
+truncate -s 8M "$tmp/big"
+if [ "$(id -u)" = 0 ] && loop=$(losetup -b 4096 -f --show "$tmp/big" 2>/dev/null); then
+	cleanup losetup -d "$loop"
+	"$img" "raw:$loop" write 0 $((4 * MiB)) 1 write $((4 * MiB)) $((4 * MiB)) 2 flush
+	create "vhd:$tmp/n4k.vhd" 9M --backing "$loop" --backing-format raw --backing-dir=/dev
+	RD_BACKING_DIRS=/dev "$img" "vhd:$tmp/n4k.vhd" write 512 512 7 read 0 512 1 read 512 512 7 read 1024 512 1 \
+		read 1024 $((4 * MiB - 1024)) 1 read $((4 * MiB + 512)) 8192 2 read $((8 * MiB - 512)) 512 2 \
+		read $((8 * MiB)) $MiB 0 write $((3 * MiB + 512)) 1024 8 zero $((3 * MiB + 1536)) 512 flush \
+		read $((3 * MiB)) 512 1 read $((3 * MiB + 512)) 1024 8 read $((3 * MiB + 1536)) 512 0 read $((3 * MiB + 2048)) 4096 1 ||
+		fail "sectors of 4096 below"
+	RD_BACKING_DIRS=/dev "$img" -r "vhd:$tmp/n4k.vhd" save "$tmp/n4k.raw" || fail "sectors of 4096 below: map"
+fi
