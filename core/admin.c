@@ -1046,13 +1046,14 @@ void admin_loop_close(void)
 	struct admin_client *client, *tmp;
 
 	event_listen(NULL);
+	take_answers();
+	list_for_each_safe(client, tmp, &loop.clients, node)
+		client_drop(client);
 	/* From here on a late answer frees its request itself, and does not touch the loop. */
 	lock_acquire(&done.lock);
 	done.open = false;
 	lock_release(&done.lock);
 	take_answers();
-	list_for_each_safe(client, tmp, &loop.clients, node)
-		client_drop(client);
 	close_fd(&loop.epoll_fd);
 	close_fd(&loop.event_fd);
 	close_fd(&loop.spare_fd);
