@@ -133,7 +133,8 @@ is_free || fail "the image is not free: $(cat "$tmp/resize")"
 # ---- the daemon's end
 begin end attach 7 xvda "$(hanging end)"
 stop "$daemon"
-grep -q "1 device(s) still have calls that do not return" "$tmp/daemon.log" || fail "it has waited for the image"
+grep -q "1 device(s) still have calls that do not return" "$tmp/daemon.log" ||
+	fail "not how it ends: $(tail -n 60 "$tmp/daemon.log")"
 if grep -E "ERROR: |WARNING: Thread|runtime error" "$tmp/daemon.log"; then
 	fail "the daemon's log"
 fi
