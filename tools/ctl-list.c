@@ -21,7 +21,7 @@ static void print_problems(json_t *disk)
 		puts(text_clean(line));
 	}
 	if (get_number(disk, "parked"))
-		printf("%s: %lld requests wait for you: make room, then 'ringdisk unpause %s'\n",
+		printf("%s: %lld request(s) wait for you: mend what fails, or make room, then 'ringdisk unpause %s'\n",
 		       get_text(disk, "disk"), get_number(disk, "parked"), get_text(disk, "disk"));
 	if (get_bool(disk, "flush_failed"))
 		printf("%s: a flush failed: what was written may be lost; only detach clears this\n",

@@ -98,7 +98,18 @@ json_t *facts_of(struct image *image)
 	return root;
 }
 
-static json_t *capabilities(const struct image *image)
+/*
+ * The image is open for reading, and some drivers then name only what readers need: what the format can be asked for in
+ * a plain file is said all the same.
+ */
+static uint32_t writer_caps(const struct rd_driver *driver)
+{
+	return (driver->flush ? RD_CAP_FLUSH : 0) | (driver->discard ? RD_CAP_DISCARD : 0) |
+	       (driver->write_zeroes ? RD_CAP_WRITE_ZEROES : 0) | (driver->resize ? RD_CAP_RESIZE : 0) |
+	       (driver->set_backing ? RD_CAP_SNAPSHOT : 0);
+}
+
+static json_t *capabilities(const struct image *image, bool plain)
 {
 	static const struct {
 		uint32_t cap;
@@ -110,10 +121,11 @@ static json_t *capabilities(const struct image *image)
 		{RD_CAP_SNAPSHOT, "overlay"},
 	};
 	const struct rd_driver *driver = img_driver(image);
+	const uint32_t can = img_info(image)->caps | (plain ? writer_caps(driver) : 0);
 	json_t *list = json_array();
 
 	for (size_t i = 0; i < sizeof(caps) / sizeof(caps[0]); i++)
-		if (img_info(image)->caps & caps[i].cap)
+		if (can & caps[i].cap)
 			json_array_append_new(list, json_string(caps[i].name));
 	if (driver->check)
 		json_array_append_new(list, json_string("check"));
@@ -131,11 +143,12 @@ json_t *facts_all(struct source *source)
 	const struct rd_info *info = img_info(source->image);
 	json_t *all = json_object(), *own;
 	struct stat st;
+	bool plain = !stat(source->params.target, &st) && S_ISREG(st.st_mode);
 
 	json_object_set_new(all, "image", json_string(source->string));
 	json_object_set_new(all, "format", json_string(source->params.driver->name));
 	json_object_set_new(all, "virtual-size", json_integer((json_int_t)info->size));
-	if (!stat(source->params.target, &st) && S_ISREG(st.st_mode)) {
+	if (plain) {
 		json_object_set_new(all, "file-size", json_integer(st.st_size));
 		json_object_set_new(all, "disk-size", json_integer(st.st_blocks * 512));
 	}
@@ -143,7 +156,7 @@ json_t *facts_all(struct source *source)
 	json_object_set_new(all, "physical-block", json_integer(info->physical_block));
 	json_object_set_new(all, "optimal-io", json_integer(info->optimal_io));
 	json_object_set_new(all, "discard-granularity", json_integer(info->discard_granularity));
-	json_object_set_new(all, "can", capabilities(source->image));
+	json_object_set_new(all, "can", capabilities(source->image, plain));
 	own = facts_of(source->image);
 	if (json_object_size(own))
 		json_object_set(all, source->params.driver->name, own);

@@ -64,6 +64,7 @@ says err 'no option "colour"'
 fill "$tmp/a" 1024 100
 img 0 info "raw:$tmp/a"
 says out "format: raw"
+says out "flush, discard, write-zeroes, resize"
 says out "virtual-size: 4 MiB (4194304 bytes)"
 img 0 info --json "raw:$tmp/a"
 json "d['virtual-size'] == 4194304 and d['file-size'] == 4194304 and d['disk-size'] == $(stored "$tmp/a")"
