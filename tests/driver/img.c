@@ -436,6 +436,8 @@ static struct {
 	int r;
 } late;
 
+static _Thread_local bool is_late;
+
 #define LOOKS 2000 /* of a millisecond each */
 
 static void look_again(void)
@@ -462,6 +464,7 @@ static bool sleeps(int tid)
 static void *late_discard(void *arg)
 {
 	(void)arg;
+	is_late = true;
 	atomic_store(&late.tid, gettid());
 	late.r = img_discard(late.image, late.offset, late.length);
 	return NULL;
@@ -475,7 +478,7 @@ static int late_fdatasync(int fd)
 			die("no thread");
 		for (int i = 0; i < LOOKS && !(atomic_load(&late.tid) && sleeps(atomic_load(&late.tid))); i++)
 			look_again();
-	} else if (late.begun && pthread_equal(pthread_self(), late.discarder)) {
+	} else if (is_late) {
 		for (int i = 0; i < LOOKS && !atomic_load(&late.overtaken); i++)
 			look_again();
 	}
