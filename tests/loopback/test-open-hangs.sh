@@ -71,6 +71,21 @@ wait_for 20 no_disk nbd/0
 touch "$tmp/export.go"
 wait_for 20 logged "nbd/0: warning: the image that was still being opened is closed again"
 
+# ---- opened for the first client of an export
+ctl 0 export --path client "delay,hang=open,hanging=$tmp/client.hangs,when=$tmp/client.when,release=$tmp/client.go:raw:$tmp/a.img"
+touch "$tmp/client.when"
+PYTHONPATH="$srcdir/nbd" PYTHONDONTWRITEBYTECODE=1 python3 -c 'import sys, nbdclient
+nbdclient.Client(sys.argv[1])' "$tmp/nbd/client" >"$tmp/client.out" 2>&1 &
+client=$!
+cleanup stop "$client" KILL
+wait_for 20 test -e "$tmp/client.hangs"
+ctl 0 unexport nbd/0
+expect_fail wait "$client"
+no_disk nbd/0 || fail "nbd/0 is still there"
+touch "$tmp/client.go"
+wait_for 20 logged "nbd/0: warning: the image that was still being opened is closed again" 2
+is_free || fail "the image is not free: $(cat "$tmp/resize")"
+
 # ---- another image for a guest that runs
 "$bench" --connect="$tmp/hyp" --no-progress -j read -q 4 -t 600 5/xvda "raw:$tmp/b.img" >"$tmp/bench" 2>&1 &
 guest=$!
@@ -119,9 +134,10 @@ for ((i = 0; i < disks; i++)); do
 	"$ringdisk" -s "$sock" unexport "nbd/$i" >/dev/null 2>&1 || true # gone already: who wanted it took it along
 done
 wait "$many" || fail "what hung was not answered"
-for ((i = 0; i < disks; i++)); do
-	no_disk "nbd/$i" || fail "nbd/$i is still there"
-done
+ctl 0 list
+if grep nbd/ "$tmp/out"; then
+	fail "some are still there"
+fi
 touch "$tmp/many.go"
 none_open()
 {
