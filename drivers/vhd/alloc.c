@@ -198,7 +198,7 @@ static int take_new(struct vhd *v, struct slot *slot)
 	return 0;
 }
 
-int alloc_take(struct vhd *v, struct slot *slot)
+static int take(struct vhd *v, struct slot *slot)
 {
 	struct alloc *a = v->alloc;
 	bool found = false;
@@ -213,6 +213,17 @@ int alloc_take(struct vhd *v, struct slot *slot)
 		r = take_new(v, slot);
 	pthread_mutex_unlock(&a->mutex);
 	return r;
+}
+
+int alloc_take(struct vhd *v, struct slot *slot)
+{
+	int r = take(v, slot);
+
+	if (r != -ENOSPC)
+		return r;
+	/* What was freed lately is free when that is durable; what cannot be made durable is not. */
+	meta_reclaim(v->meta);
+	return take(v, slot);
 }
 
 /* When there is no memory the place is lost until the next open. */

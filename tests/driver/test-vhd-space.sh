@@ -58,3 +58,15 @@ put "$tmp/q.vhd" $((table + 4)) ffffffff
 same "the place is used" $((8 * MiB / 2097152)) "$(fact "vhd:$tmp/q.vhd" allocated-blocks)"
 qio "$tmp/q.vhd" "read -P 9 41947136 4096" "read -P 0 41951232 2088960" "read -P 1 4M 4M"
 [ "$(stat -c %s "$tmp/q.vhd")" -lt $((9 * MiB)) ] || fail "the place between blocks was not used"
+
+# A device that is full: what was discarded before is used for what is written now, also if nobody has flushed.
+truncate -s 9M "$tmp/back"
+if [ "$(id -u)" = 0 ] && loop=$(losetup -f --show "$tmp/back" 2>/dev/null); then
+	cleanup losetup -d "$loop"
+	create -f "vhd:$loop" 64M
+	"$img" "vhd:$loop" write 0 $((8 * MiB)) 1 -write $((8 * MiB)) 512 4 discard 0 $((4 * MiB)) \
+		write $((10 * MiB)) $((2 * MiB)) 5 write $((12 * MiB)) 512 6 -write $((20 * MiB)) 512 7 read 0 $((4 * MiB)) 0 \
+		read $((4 * MiB)) $((4 * MiB)) 1 read $((10 * MiB)) $((2 * MiB)) 5 read $((12 * MiB)) 512 6 \
+		read $((12 * MiB + 512)) $((2 * MiB - 512)) 0 >"$tmp/out" || fail "a full device: $(cat "$tmp/out")"
+	checks "$loop"
+fi
