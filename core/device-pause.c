@@ -6,7 +6,8 @@
  * unpauses it, perhaps on another image (device-swap.c): whoever leaves meanwhile and comes back, or comes, is held.
  *
  * What can go wrong: a request does not finish in PAUSE_MS (then all goes on as before), and the new image cannot be
- * opened (then it is still paused).
+ * opened (then it is still paused).  Of a paused disk all that was answered is in its image: that is flushed, where
+ * the driver keeps some of it in memory.  If that fails it is paused all the same, and the operator is told.
  *
  * All of it runs on the strand.
  */
@@ -17,6 +18,7 @@
 #include "nbd.h"
 
 #include <errno.h>
+#include <string.h>
 
 #define PAUSE_MS 30000 /* who holds a disk waits so long for what runs */
 
@@ -51,7 +53,7 @@ void dev_go_on(struct device *dev, struct connection *c)
 		      !(img_info(c->shared->image)->caps & RD_CAP_PARALLEL));
 }
 
-int dev_pause(struct device *dev)
+static int pause_guest(struct device *dev)
 {
 	struct connection *c = dev_connection_in(dev, DEV_CONNECTED, DEV_PAUSED);
 	int err;
@@ -74,6 +76,27 @@ int dev_pause(struct device *dev)
 	return 0;
 }
 
+int dev_pause(struct device *dev)
+{
+	int err = pause_guest(dev);
+	struct connection *c = dev_connection_in(dev, DEV_PAUSED, DEV_PAUSED);
+	char why[400];
+
+	/*
+	 * Whoever copies the file of a paused disk must find in it what was answered. Formats that have something to
+	 * check have metadata, of which they keep some in memory until a flush.
+	 */
+	if (err || !c || !c->shared->image || !img_driver(c->shared->image)->check)
+		return err;
+	err = dev_flush(dev);
+	if (err) {
+		dev_error(dev, why, sizeof why);
+		dev_set_error(dev, "it is paused, but not all that was answered is in the image: %s",
+			      *why ? why : strerror(-err));
+	}
+	return err;
+}
+
 /* A disk whose writes wait for space is not paused, but to unpause it is what its operator was told. */
 static int pause_if_full(struct device *dev)
 {
@@ -83,7 +106,7 @@ static int pause_if_full(struct device *dev)
 	if (!c || !c->poller || atomic_load(&dev->flush_failed))
 		return 0;
 	poller_look(c->poller, &view);
-	return view.parked ? dev_pause(dev) : 0;
+	return view.parked ? pause_guest(dev) : 0;
 }
 
 static void tell_unpaused(struct device *dev)

@@ -144,7 +144,8 @@ int dev_connect(struct device *dev, const struct dev_rings *rings, struct dev_ge
 int dev_disconnect(struct device *dev);
 
 /* [strand] Stop consuming and wait until what is in flight is answered (parked requests are kept).  Who comes later
- * waits, too, also when everybody has gone meanwhile. */
+ * waits, too, also when everybody has gone meanwhile.  Then what was answered is flushed from the driver's memory into
+ * the image: if that fails dev_error has the reason, and the state is DEV_PAUSED. */
 int dev_pause(struct device *dev);
 /* [strand] Go on, on another image if params is not NULL.  If that cannot be opened: -errno, still
  * paused on the old one, dev_error has the reason.  Also for a disk that is not paused, but whose writes

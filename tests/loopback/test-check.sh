@@ -49,6 +49,25 @@ kill -INT "$guest"
 wait "$guest" || true
 ! grep -Eqi 'error|wrong|differ|fail|mismatch' "$tmp/bench" || fail "the guest: $(cat "$tmp/bench")"
 
+# What was answered to a guest that never flushes is in the file of a paused disk: it goes on on a copy.
+for format in qcow2 vhd; do
+	"$rimg" create --driver-dir="$drivers" "$format:$tmp/fresh" 256M >/dev/null
+	"$bench" --connect="$tmp/hyp" --no-progress -t 600 -q 8 -b 16k -j verify 6/xvda "$format:$tmp/fresh" \
+		>"$tmp/bench" 2>&1 &
+	guest=$!
+	cleanup stop "$guest" INT
+	wait_for 20 connected 6/xvda
+	works 6/xvda
+	ctl 0 pause 6/xvda
+	cp --sparse=always "$tmp/fresh" "$tmp/copy"
+	ctl 0 unpause 6/xvda "$format:$tmp/copy"
+	works 6/xvda
+	kill -INT "$guest"
+	wait "$guest" || true
+	! grep -Eqi 'error|wrong|differ|fail|mismatch' "$tmp/bench" || fail "$format, the guest: $(cat "$tmp/bench")"
+	rm "$tmp/fresh" "$tmp/copy"
+done
+
 # By hand, and back.
 start_domain
 ctl 0 attach 7 xvda "raw:$tmp/b.img"
