@@ -282,8 +282,8 @@ static void submit_end(struct device *dev, void *arg)
 	(void)arg;
 	if (dev->domid != DEV_NBD_DOMID)
 		return;
-	dev_hurry(dev, true);
-	dev_submit(dev, end_exported, NULL);
+	if (!dev_submit(dev, end_exported, NULL))
+		dev_hurry(dev, true);
 }
 
 void devtab_end_exports(void)

@@ -103,7 +103,7 @@ int dev_submit(struct device *dev, void (*fn)(struct device *dev, void *arg), vo
 
 /* Somebody wants the strand, for what the guest waits for: until it has done what is queued already a call of the
  * operator's that is slow is left alone soon (-ETIMEDOUT).  end: the disk, or its guest's use of it, is to end: so is an
- * image that is being opened. */
+ * image that is being opened.  After the dev_submit of what is wanted, or something may come in between and hang. */
 void dev_hurry(struct device *dev, bool end);
 
 /* [strand] Open the image for a look: can it be opened, how large is it.  Takes no lock on it.  The

@@ -445,6 +445,17 @@ static void run_stop(struct device *dev, void *arg)
 	xb_done(xd, 0);
 }
 
+/* What is before the job in hand on the strand should let it through; end: the job, too. That may have dropped the
+ * device by now, so it is looked up; another kind's may have the same number. */
+static void hurry(const struct xb_dev *xd, bool end)
+{
+	struct device *dev = dev_get(xd->node.fe, xd->node.dev);
+
+	if (dev && !strcmp(dev_kind(dev), xd->node.kind))
+		dev_hurry(dev, end);
+	dev_put(dev);
+}
+
 static void submit(struct xb_dev *xd, void (*job)(struct device *dev, void *arg), bool end)
 {
 	int err;
@@ -453,10 +464,11 @@ static void submit(struct xb_dev *xd, void (*job)(struct device *dev, void *arg)
 	xd->busy = true;
 	lock_release(&xb.lock);
 	xd->ending = end;
-	dev_hurry(xd->dev, end);
 	err = dev_submit(xd->dev, job, xd);
 	if (err)
 		xb_done(xd, err);
+	else
+		hurry(xd, end); /* now: others' calls may stand before the job that were queued a moment ago */
 }
 
 /* Does the guest's use of the disk end by it? */
@@ -587,11 +599,7 @@ static bool is_over(struct xb_conn *conn, struct xb_dev *xd)
 /* Once for a job: it counts until the job is through. */
 static void end_job(struct xb_dev *xd)
 {
-	struct device *dev = dev_get(xd->node.fe, xd->node.dev);
-
-	if (dev)
-		dev_hurry(dev, true);
-	dev_put(dev);
+	hurry(xd, true);
 	xd->ending = true;
 }
 

@@ -22,6 +22,7 @@ struct device {
 	unsigned refs;
 	bool destroyed;
 	bool ending;
+	unsigned jobs, hurries; /* submitted, and hurried for that were not the end of it */
 	enum dev_state state;
 	struct dev_rings rings;
 	uint64_t sectors;
@@ -290,6 +291,9 @@ void dev_hurry(struct device *dev, bool end)
 {
 	pthread_mutex_lock(&stub.lock);
 	dev->ending |= end;
+	/* What is queued between the two could hang, and nobody would be in a hurry any more. */
+	if (!end && ++dev->hurries > dev->jobs)
+		broken_promise(dev, "hurried before the job is queued");
 	pthread_cond_broadcast(&stub.wake);
 	pthread_mutex_unlock(&stub.lock);
 }
@@ -327,6 +331,7 @@ int dev_submit(struct device *dev, void (*fn)(struct device *dev, void *arg), vo
 	*job = (struct job){ .job = { .run = run }, .dev = dev, .fn = fn, .arg = arg };
 	pthread_mutex_lock(&stub.lock);
 	dev->refs++;
+	dev->jobs++;
 	pthread_mutex_unlock(&stub.lock);
 	pool_submit(&dev->strand, &job->job);
 	return 0;
