@@ -72,3 +72,25 @@ if command -v qemu-img >/dev/null; then
 fi
 rm "$tmp/small/a.qcow2"
 full 6/xvda "vhd:$tmp/small/b.vhd" -o block-size=16384
+
+# A guest that never flushes: its tables are in memory. Another image would be without what was answered.
+rm "$tmp/small"/*
+mount -o remount,size=4m "$tmp/small"
+"$rimg" create -q --driver-dir="$drivers" "qcow2:$tmp/small/c.qcow2" 64M
+"$rimg" create -q --driver-dir="$drivers" "qcow2:$tmp/other" 64M
+"$bench" --connect="$tmp/hyp" --no-progress -q 4 -b 256k -c 100 -j write 7/xvda "qcow2:$tmp/small/c.qcow2" \
+	>"$tmp/bench" 2>&1 &
+guest=$!
+cleanup stop "$guest" INT
+waits()
+{
+	"$ringdisk" -s "$sock" list 7/xvda >"$tmp/list" && grep "7/xvda: no space" "$tmp/list"
+}
+wait_for 60 waits
+ctl 1 pause 7/xvda
+says err "it is paused, but not all that was answered is in the image"
+ctl 1 unpause 7/xvda "qcow2:$tmp/other"
+says err "make room"
+mount -o remount,size=100m "$tmp/small"
+ctl 0 unpause 7/xvda
+wait "$guest" || fail "after room was made: $(cat "$tmp/bench")"
