@@ -460,7 +460,7 @@ int dev_size(struct device *dev, uint64_t *size)
 	int err;
 
 	if (c && c->shared->image) {
-		*size = img_info(c->shared->image)->size;
+		*size = img_info_now(c->shared->image).size;
 		return 0;
 	}
 	err = open_idle(dev, RD_OPEN_PROBE, &image);

@@ -394,6 +394,21 @@ const struct rd_info *img_info(const struct image *image)
 	return &image->info;
 }
 
+struct rd_info img_info_now(const struct image *image)
+{
+	const struct rd_info *info = &image->info;
+
+	return (struct rd_info){
+		.struct_size = info->struct_size,
+		.caps = info->caps,
+		.size = __atomic_load_n(&info->size, __ATOMIC_RELAXED),
+		.logical_block = info->logical_block,
+		.physical_block = info->physical_block,
+		.optimal_io = info->optimal_io,
+		.discard_granularity = info->discard_granularity,
+	};
+}
+
 const struct rd_driver *img_driver(const struct image *image)
 {
 	return image->driver;

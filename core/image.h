@@ -35,6 +35,8 @@ int img_close(struct image *image);
 int img_set_backing_dirs(const char *list);
 
 const struct rd_info *img_info(const struct image *image);
+/* The same as it is just now, beside an img_refresh or img_resize on another thread. */
+struct rd_info img_info_now(const struct image *image);
 const struct rd_driver *img_driver(const struct image *image);
 /* For log_set_driver(). NULL for NULL. */
 const char *img_driver_name(const struct image *image);

@@ -186,7 +186,7 @@ bool nbd_export_wanted(struct nbd_export *ex)
 static void take_image_locked(struct nbd_export *ex, struct image *image)
 {
 	ex->exec.image = image;
-	ex->info = *img_info(image);
+	ex->info = img_info_now(image);
 	ex->writable = img_writable(image);
 }
 
