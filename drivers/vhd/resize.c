@@ -208,12 +208,13 @@ static int clear_entry(struct vhd *v, uint32_t entry)
 	return r;
 }
 
-/* From the first that is not used by the disk up to what it needs now, or the end of the table's last sector. */
+/* From the first that is not used by the disk up to what it needs now, or the end of the table's last sector. What a
+ * shrink that failed has left in the cache is to be in the file when that is looked at. */
 static int clear_spare(struct vhd *v, uint32_t blocks)
 {
 	uint64_t end = MIN(bat_bytes(v->h.entries) / 4, (uint64_t)blocks);
 	uint8_t buf[4096];
-	int r = 0;
+	int r = meta_checkpoint(v->meta);
 
 	for (uint64_t i = v->blocks; !r && i < end;) {
 		uint32_t n = (uint32_t)MIN(end - i, sizeof(buf) / 4);
