@@ -379,7 +379,7 @@ static int check_new_size(struct device *dev, const struct image *image, uint64_
 		dev_set_error(dev, "%llu is not a multiple of the block size, %u",
 			      (unsigned long long)size, info->logical_block);
 	else if (size < info->size && !shrink)
-		dev_set_error(dev, "%llu bytes is less than it has now, %llu: what is behind would be lost",
+		dev_set_error(dev, "%llu bytes is less than it has now, %llu: --shrink if what is behind may be lost",
 			      (unsigned long long)size, (unsigned long long)info->size);
 	else
 		return 0;

@@ -150,9 +150,6 @@ int dev_unpause(struct device *dev, const char *params)
 	if (!c)
 		return unpause_idle(dev, params);
 	err = params ? dev_shared_check(dev, c) : 0;
-	/* What the old image has no room for would be lost with it. Other failures of its have been told, and stay. */
-	if (!err && params && c->shared->image && img_driver(c->shared->image)->check && dev_flush(dev) == -ENOSPC)
-		err = -ENOSPC;
 	if (!err && params)
 		err = dev_swap_image(dev, c, params, NULL);
 	if (!err && !c->shared->image)

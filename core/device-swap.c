@@ -6,8 +6,9 @@
  * new image first, after a flush of the old one while there is a way back.  Without a guest the new image is
  * only looked at.
  *
- * What can go wrong: the new image cannot be opened, or does not fit what the guest was told: then the old one is
- * opened again.  If that fails, too, the disk is paused without an image until it gets one.
+ * What can go wrong: what was answered has no room in the old image: then it stays.  The new image cannot be opened, or
+ * does not fit what the guest was told: then the old one is opened again.  If that fails, too, the disk is paused
+ * without an image until it gets one.
  *
  * All of it runs on the strand.
  */
@@ -21,12 +22,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The guest cannot be told of another sector size while it runs. */
+/* The guest cannot be told of another sector size while it runs, and what it writes behind the end would be lost; media
+ * that it only reads have any size. */
 static int fits_guest(struct device *dev, const struct image *image)
 {
 	uint32_t block = img_info(image)->logical_block;
+	uint64_t size = img_info(image)->size, told = dev->conn ? dev->geometry.sectors * SECTOR : 0;
 
-	if (dev->geometry.sector_size && block > dev->geometry.sector_size)
+	if (dev->writable && size < told)
+		dev_set_error(dev, "the new image has %llu bytes, the guest was told %llu: resize one of them",
+			      (unsigned long long)size, (unsigned long long)told);
+	else if (dev->geometry.sector_size && block > dev->geometry.sector_size)
 		dev_set_error(dev, "the new image has blocks of %u bytes, the guest was told %u", block,
 			      dev->geometry.sector_size);
 	else if (dev->nbd && block > dev->nbd->block)
@@ -118,15 +124,18 @@ static int reopen_old(struct device *dev, struct connection *c)
 	return err;
 }
 
-static void close_old(struct connection *c)
+/* It stays open where what was answered would be lost with it: there is no room for it yet, or the flush hangs.  After
+ * other failures it is lost already, and that has been told. */
+static int close_old(struct device *dev, struct connection *c)
 {
 	struct image *image = c->shared->image;
+	int err = image ? dev_flush(dev) : 0;
 
-	if (!image)
-		return;
-	dev_image_flush(c);
+	if (err == -ENOSPC || dev->call)
+		return err;
 	set_image(c, NULL);
 	img_close(image);
+	return 0;
 }
 
 /* The new image, made before if it is an overlay.  On failure there is none, also no file. */
@@ -193,15 +202,17 @@ int dev_swap_image(struct device *dev, struct connection *c, const char *string,
 		err = take_new_params(dev, string, &parsed, &new, &copy);
 	if (err)
 		return err;
-	close_old(c);
-	err = open_new(dev, &parsed, &new.after, overlay, size, 0, &image);
+	err = close_old(dev, c);
+	if (!err)
+		err = open_new(dev, &parsed, &new.after, overlay, size, 0, &image);
 	if (!err) {
 		adopt(dev, c, image, &parsed, &new, copy);
 		return 0;
 	}
 	params_free(&parsed);
 	free(copy);
-	reopen_old(dev, c);
+	if (!c->shared->image)
+		reopen_old(dev, c);
 	return err;
 }
 
@@ -368,11 +379,13 @@ static int reopen(struct device *dev, struct connection *c, const struct setting
 		put_cache(dev, before);
 		return err;
 	}
-	close_old(c);
-	err = dev_image_open(dev, &dev->parsed, &settings, 0, &image);
+	err = close_old(dev, c);
+	if (!err)
+		err = dev_image_open(dev, &dev->parsed, &settings, 0, &image);
 	if (err) {
 		put_cache(dev, before);
-		reopen_old(dev, c);
+		if (!c->shared->image)
+			reopen_old(dev, c);
 		return err;
 	}
 	set_image(c, image);

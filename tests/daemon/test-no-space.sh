@@ -87,9 +87,15 @@ waits()
 	"$ringdisk" -s "$sock" list 7/xvda >"$tmp/list" && grep "7/xvda: no space" "$tmp/list"
 }
 wait_for 60 waits
+ctl 1 swap 7/xvda "qcow2:$tmp/other"
+says err "make room"
+ctl 2 set 7/xvda cache=unsafe
+says err "make room"
 ctl 1 pause 7/xvda
 says err "it is paused, but not all that was answered is in the image"
 ctl 1 unpause 7/xvda "qcow2:$tmp/other"
+says err "make room"
+ctl 1 swap 7/xvda "qcow2:$tmp/other"
 says err "make room"
 mount -o remount,size=100m "$tmp/small"
 ctl 0 unpause 7/xvda

@@ -149,6 +149,8 @@ same "swapped" "connected raw:$tmp/s2.img" "$(image 8/xvda)"
 works 8/xvda
 ctl 1 swap 8/xvda "raw:$tmp/missing.img"
 says err "No such file"
+ctl 1 swap 8/xvda "raw:$tmp/s.img"
+says err "resize one of them"
 same "not swapped" "connected raw:$tmp/s2.img" "$(image 8/xvda)"
 works 8/xvda
 ctl 0 list 8/xvda
