@@ -78,8 +78,9 @@ static void take_extent(struct walk *walk, const struct rd_extent *e)
 		.placed = e->kind == RD_EXTENT_DATA,
 		.file_offset = e->file_offset,
 	};
+	if (walk->file != e->file || walk->stored_hole)
+		walk->stored_from = walk->stored_end = 0;
 	walk->file = e->file;
-	walk->stored_end = walk->at;
 }
 
 /* Have something in walk->now: an extent, whole. */
@@ -112,9 +113,27 @@ static int fetch(struct walk *walk)
 	return 0;
 }
 
+/*
+ * The file knows more. Its answer is kept: asking may be a long search, on tmpfs through all the data that follows. So
+ * of data it is asked how far it goes in the file, as the next extents are often there. A hole may be written to.
+ */
+static int look_at_file(struct walk *walk, struct run *run)
+{
+	uint64_t offset = run->file_offset, same;
+	int r = 0;
+
+	if (offset < walk->stored_from || offset >= walk->stored_end) {
+		r = io_stored(walk->file, offset, INT64_MAX - offset, &walk->stored_hole, &same);
+		walk->stored_from = offset;
+		walk->stored_end = r ? offset : offset + same;
+	}
+	run->length = r ? run->length : MIN(run->length, walk->stored_end - offset);
+	run->hole = run->zero = walk->stored_hole;
+	return r;
+}
+
 int walk_look(struct walk *walk, struct run *run)
 {
-	uint64_t same;
 	int r;
 
 	if (walk->at >= walk->end)
@@ -125,18 +144,8 @@ int walk_look(struct walk *walk, struct run *run)
 			return r;
 	}
 	*run = walk->now;
-	if (!run->placed)
-		return 1;
-	/* The file knows more. Its answer is kept: asking may be a long search. */
-	if (walk->at >= walk->stored_end) {
-		r = io_stored(walk->file, run->file_offset, run->length, &walk->stored_hole, &same);
-		if (r)
-			return r;
-		walk->stored_end = walk->at + same;
-	}
-	run->length = MIN(run->length, walk->stored_end - walk->at);
-	run->hole = run->zero = walk->stored_hole;
-	return 1;
+	r = run->placed ? look_at_file(walk, run) : 0;
+	return r ? r : 1;
 }
 
 void walk_step(struct walk *walk, uint64_t length)

@@ -139,7 +139,7 @@ struct walk {
 	unsigned opaque; /* granules since the map last did not answer */
 	void *block;
 	struct rd_file *file; /* of now, where it is data */
-	uint64_t stored_end;  /* until there it is known whether the file has a hole */
+	uint64_t stored_from, stored_end; /* bytes of the file: all of this is a hole, or all is data */
 	bool stored_hole;
 };
 
