@@ -25,6 +25,24 @@ start_daemon()
 	wait_for 20 test -S "$sock"
 }
 
+# follow_events FILE: from now on all events of the daemon come to FILE, an object a line; sets reader. Some are of
+# nbd/0, by which it is known that the reader is there.
+follow_events()
+{
+	"$ringdisk" -s "$sock" events --json >"$1" &
+	reader=$!
+	cleanup stop "$reader"
+	truncate -s 1M "$tmp/heard.img"
+	wait_for 20 is_heard "$1"
+}
+
+is_heard()
+{
+	ctl 0 export "raw:$tmp/heard.img" --path heard
+	ctl 0 unexport nbd/0
+	[ -s "$1" ]
+}
+
 # start_domain: domain 7 on that hypervisor, without a disk, until descriptor 9 is closed; sets domain.
 start_domain()
 {

@@ -7,9 +7,7 @@
 truncate -s 4M "$tmp/a.img" "$tmp/b.img"
 start_daemon
 
-"$ringdisk" -s "$sock" events --json >"$tmp/events" &
-reader=$!
-cleanup stop "$reader"
+follow_events "$tmp/events"
 "$ringdisk" -s "$sock" events --count 1 6/xvda >"$tmp/other" &
 other=$!
 cleanup stop "$other"
@@ -52,7 +50,7 @@ gone()
 wait_for 20 gone
 python3 - "$tmp/events" "$tmp/a.img" <<'END' || fail "events of 5/xvda are wrong"
 import json, sys
-lines = [json.loads(line) for line in open(sys.argv[1])]
+lines = [line for line in map(json.loads, open(sys.argv[1])) if line["disk"] == "5/xvda"]
 events = [line["event"] for line in lines]
 assert [e for e in events if e != "slow"] == ["attach", "connect", "disconnect", "detach"], events
 slow = [line for line in lines if line["event"] == "slow"]

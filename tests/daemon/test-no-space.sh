@@ -35,10 +35,7 @@ full()
 	mount -o remount,size=4m "$tmp/small"
 	"$rimg" create -q --driver-dir="$drivers" "$@" "$image" 64M
 	fill_up
-	: >"$tmp/events"
-	"$ringdisk" -s "$sock" events --json "$disk" >"$tmp/events" &
-	reader=$!
-	cleanup stop "$reader"
+	follow_events "$tmp/events"
 	"$bench" --connect="$tmp/hyp" --no-progress --strict -q 8 -b 16k -c 1500 -j verify:flush=20 "$disk" "$image" \
 		>"$tmp/bench" 2>&1 &
 	guest=$!

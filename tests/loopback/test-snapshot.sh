@@ -141,9 +141,7 @@ wait_for 20 connected 8/xvda
 works 8/xvda
 cp "$tmp/s.img" "$tmp/s2.img"
 truncate -s 32M "$tmp/s2.img"
-"$ringdisk" -s "$sock" events --json 8/xvda >"$tmp/events" &
-reader=$!
-cleanup stop "$reader"
+follow_events "$tmp/events"
 ctl 0 swap 8/xvda "raw:$tmp/s2.img"
 same "swapped" "connected raw:$tmp/s2.img" "$(image 8/xvda)"
 works 8/xvda
