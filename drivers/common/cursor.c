@@ -3,7 +3,11 @@
  */
 #include "common/cursor.h"
 
+#include <errno.h>
+
 #include "common/bytes.h"
+
+#define BOUNCE (256u << 10)
 
 uint64_t vectors_length(const struct iovec *iov, int count)
 {
@@ -57,6 +61,28 @@ void cursor_put(struct cursor *c, const void *data, uint64_t length)
 		cursor_advance(c, step);
 		length -= step;
 	}
+}
+
+int cursor_read_bounced(struct cursor *c, const struct rd_host *host, struct rd_child *child, uint32_t block,
+			uint64_t offset, uint64_t length)
+{
+	uint64_t room = MIN(align_up(length, block) + block, BOUNCE);
+	uint8_t *buf = host->alloc(host, room);
+	int r = buf ? 0 : -ENOMEM;
+
+	while (!r && length) {
+		uint64_t start = align_down(offset, block), skip = offset - start;
+		uint64_t step = MIN(length, room - skip);
+		struct iovec iov = { buf, align_up(skip + step, block) };
+
+		r = host->child_readv(child, &iov, 1, start);
+		if (!r)
+			cursor_put(c, buf + skip, step);
+		offset += step;
+		length -= step;
+	}
+	host->free(host, buf);
+	return r;
 }
 
 void cursor_get(struct cursor *c, void *data, uint64_t length)

@@ -22,7 +22,6 @@
 
 #define RUNS   32
 #define VECS   256          /* of one call: what an indirect request has */
-#define BOUNCE (256u << 10) /* for what does not fit the backing file's sectors */
 
 struct run {
 	enum cluster_kind kind;
@@ -328,27 +327,6 @@ static int read_into(struct qcow2 *q, struct rd_child *child, uint64_t offset, u
 	return r;
 }
 
-/* Of the backing file, by whole sectors of its, through a buffer. */
-static int read_bounced(struct qcow2 *q, uint64_t offset, uint64_t length, struct cursor *to)
-{
-	uint8_t *buf = q->host->alloc(q->host, BOUNCE);
-	int r = buf ? 0 : -ENOMEM;
-
-	while (!r && length) {
-		uint64_t start = align_down(offset, q->backing_block);
-		uint64_t step = MIN(length, BOUNCE - (offset - start));
-		struct iovec iov = { buf, align_up(offset - start + step, q->backing_block) };
-
-		r = q->host->child_readv(q->backing, &iov, 1, start);
-		if (!r)
-			cursor_put(to, buf + (offset - start), step);
-		offset += step;
-		length -= step;
-	}
-	q->host->free(q->host, buf);
-	return r;
-}
-
 static int read_none(struct qcow2 *q, uint64_t guest, uint64_t length, struct cursor *to)
 {
 	uint64_t below = 0;
@@ -359,7 +337,7 @@ static int read_none(struct qcow2 *q, uint64_t guest, uint64_t length, struct cu
 		if (is_aligned(guest | below, q->backing_block))
 			r = read_into(q, q->backing, guest, below, to);
 		else
-			r = read_bounced(q, guest, below, to);
+			r = cursor_read_bounced(to, q->host, q->backing, q->backing_block, guest, below);
 	}
 	if (!r)
 		cursor_put(to, NULL, length - below);

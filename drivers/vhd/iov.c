@@ -2,12 +2,9 @@
  * Between the caller's vectors and files: a request goes block by block, and each piece is some part of some vectors.
  * Threads: any; a cursor belongs to its caller.
  */
-#include <errno.h>
-
 #include "vhd.h"
 
-#define WINDOW 64           /* vectors in one call */
-#define BOUNCE (256u << 10) /* for what does not fit the parent's sectors */
+#define WINDOW 64 /* vectors in one call */
 
 enum to { FROM_FILE, FROM_CHILD, TO_FILE };
 
@@ -36,32 +33,10 @@ int cursor_read(struct cursor *c, struct vhd *v, uint64_t offset, uint64_t lengt
 	return move(c, v, FROM_FILE, offset, length);
 }
 
-/* By whole sectors of the parent's, through a buffer. */
-static int read_bounced(struct cursor *c, struct vhd *v, uint64_t offset, uint64_t length)
-{
-	uint64_t room = MIN(align_up(length, v->parent_block) + v->parent_block, BOUNCE);
-	uint8_t *buf = v->host->alloc(v->host, room);
-	int r = buf ? 0 : -ENOMEM;
-
-	while (!r && length) {
-		uint64_t start = align_down(offset, v->parent_block), skip = offset - start;
-		uint64_t step = MIN(length, room - skip);
-		struct iovec iov = { buf, align_up(skip + step, v->parent_block) };
-
-		r = v->host->child_readv(v->parent, &iov, 1, start);
-		if (!r)
-			cursor_put(c, buf + skip, step);
-		offset += step;
-		length -= step;
-	}
-	v->host->free(v->host, buf);
-	return r;
-}
-
 int cursor_read_child(struct cursor *c, struct vhd *v, uint64_t offset, uint64_t length)
 {
 	if (!is_aligned(offset | length, v->parent_block))
-		return read_bounced(c, v, offset, length);
+		return cursor_read_bounced(c, v->host, v->parent, v->parent_block, offset, length);
 	return move(c, v, FROM_CHILD, offset, length);
 }
 
