@@ -47,19 +47,23 @@ static bool is_hurried_locked(const struct device *dev, enum patience patience)
 	return patience == UNTIL_WANTED ? dev->wanted : patience == UNTIL_END && dev->ending;
 }
 
-/* Until it is done, the deadline, or so long as somebody lets it who is in a hurry. */
+/* Wait for something to change, until the deadline, or for so long as somebody lets us who is in a hurry.  False: it is
+ * over. */
+static bool wait_on_locked(struct device *dev, long long begin, long long deadline, enum patience patience)
+{
+	long long until = is_hurried_locked(dev, patience) ? MIN(deadline, begin + HURRY_MS) : deadline;
+
+	if (monotonic_ms() >= until)
+		return false;
+	lock_wait_until(&dev->called, &dev->lock, until);
+	return true;
+}
+
+/* Until it is done, or so long. */
 static bool wait_locked(const struct errand *errand, long long begin, long long deadline, enum patience patience)
 {
-	struct device *dev = errand->dev;
-
-	while (!errand->done) {
-		bool hurried = is_hurried_locked(dev, patience);
-		long long until = hurried ? MIN(deadline, begin + HURRY_MS) : deadline;
-
-		if (monotonic_ms() >= until)
-			break;
-		lock_wait_until(&dev->called, &dev->lock, until);
-	}
+	while (!errand->done && wait_on_locked(errand->dev, begin, deadline, patience))
+		;
 	return errand->done;
 }
 
@@ -106,12 +110,7 @@ bool dev_wait_none(struct device *dev, const unsigned *count, long long ms)
 	long long begin = monotonic_ms();
 
 	LOCK_SCOPE(&dev->lock);
-	while (*count) {
-		long long until = begin + (dev->ending ? MIN(ms, HURRY_MS) : ms);
-
-		if (monotonic_ms() >= until)
-			return false;
-		lock_wait_until(&dev->called, &dev->lock, until);
-	}
-	return true;
+	while (*count && wait_on_locked(dev, begin, begin + ms, UNTIL_END))
+		;
+	return !*count;
 }
