@@ -22,16 +22,7 @@
 #define PATIENCE_MS 20000
 #endif
 
-/* Until @cond holds; a failed test after a long time. */
-#define WAIT_FOR(cond)                                                                             \
-	do {                                                                                       \
-		long long until_ = monotonic_ms() + PATIENCE_MS;                                   \
-		while (!(cond)) {                                                                  \
-			if (monotonic_ms() > until_)                                               \
-				fail_msg("never came: %s", #cond);                                 \
-			usleep(1000);                                                              \
-		}                                                                                  \
-	} while (0)
+#define WAIT_FOR(cond) wait_true(cond, PATIENCE_MS)
 
 static struct pool *make(unsigned min, unsigned max)
 {

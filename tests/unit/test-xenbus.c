@@ -227,16 +227,7 @@ static bool exists(struct fixture *f, const char *path)
 	return true;
 }
 
-/* Until cond, at most MS. */
-#define WAIT(cond)                                                                                 \
-	do {                                                                                       \
-		long long end_ = guest_now_ms() + MS;                                              \
-		while (!(cond)) {                                                                  \
-			if (guest_now_ms() > end_)                                                 \
-				fail_msg("never: %s", #cond);                                      \
-			nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);                 \
-		}                                                                                  \
-	} while (0)
+#define WAIT(cond) wait_true(cond, MS)
 
 static void fe_state(struct fixture *f, int state)
 {
